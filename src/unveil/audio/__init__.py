@@ -1,0 +1,1 @@
+"""Thin applications of the models to sound."""

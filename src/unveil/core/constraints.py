@@ -1,0 +1,61 @@
+"""Checks of constructor parameters: each is a function (name, value) that raises ParameterError with the remedy."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from numbers import Integral, Real
+from typing import Any
+
+from unveil.errors import ParameterError
+
+Check = Callable[[str, Any], None]
+
+
+def integer(minimum: int) -> Check:
+    """A whole number that is at least ``minimum``."""
+
+    def check(name: str, value: Any) -> None:
+        if isinstance(value, bool) or not isinstance(value, Integral) or value < minimum:
+            raise ParameterError(f"{name}={value!r}: expected a whole number >= {minimum}")
+
+    return check
+
+
+def real(minimum: float, maximum: float = math.inf, *, open_below: bool = False) -> Check:
+    """A finite number in [minimum, maximum], or above ``minimum`` when open below."""
+
+    def check(name: str, value: Any) -> None:
+        number = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+        if not number or value > maximum or value < minimum or (open_below and value == minimum):
+            above = f"> {minimum}" if open_below else f">= {minimum}"
+            below = "" if maximum == math.inf else f" and <= {maximum}"
+            raise ParameterError(f"{name}={value!r}: expected a number {above}{below}")
+
+    return check
+
+
+def choice(*options: Any) -> Check:
+    """One of the given values."""
+
+    def check(name: str, value: Any) -> None:
+        if not any(value is option or (type(value) is type(option) and value == option) for option in options):
+            raise ParameterError(f"{name}={value!r}: expected one of {', '.join(map(repr, options))}")
+
+    return check
+
+
+def optional(check: Check) -> Check:
+    """None, or what ``check`` accepts."""
+
+    def check_unless_none(name: str, value: Any) -> None:
+        if value is not None:
+            check(name, value)
+
+    return check_unless_none
+
+
+def boolean(name: str, value: Any) -> None:
+    """True or False (or 0 or 1)."""
+    if value not in (True, False):
+        raise ParameterError(f"{name}={value!r}: expected True or False")

@@ -1,0 +1,294 @@
+"""The public face of every model: scikit-learn's verbs over points, ragged sequences and streams."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, ClassVar, Literal, Self, final
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_is_fitted, validate_data
+from torch import Tensor
+
+from unveil.core.constraints import Check
+from unveil.core.history import History
+from unveil.core.model import LikelihoodModel
+from unveil.core.storage import read_model, write_model
+from unveil.data.batch import Batch, Batches
+from unveil.data.layout import (
+    Layout,
+    as_numeric,
+    as_rows,
+    check_lengths,
+    check_weights,
+    is_many_sequences,
+    offsets_of,
+    read_sequences,
+)
+from unveil.errors import InputError, ModelFileError
+
+
+class Estimator(BaseEstimator, ABC):
+    """An estimator says which model it builds and which learner improves it; the rest is here and final.
+
+    ``X`` is a 2-D array: one point in each row for a model of points; for a model of sequences ONE sequence, or several with
+    ``lengths=``. A model of sequences also takes a list of 2-D arrays of different lengths, or a 3-D array. Every
+    estimator takes ``Batches``, in memory or on disk. Arrays give arrays, tensors give tensors on their device, and the
+    work is done where the data is.
+
+    Attributes
+    ----------
+    model_ : Model
+        The fitted model, a ``torch.nn.Module``.
+    history_ : History
+        The objective at each iteration, and how the fit ended.
+    n_features_in_ : int
+        The width of the data.
+    """
+
+    items: ClassVar[Literal["points", "sequences"]] = "points"
+    allows_nan: ClassVar[bool] = False
+    constraints: ClassVar[dict[str, Check]] = {}
+
+    model_: Any
+    history_: History
+    n_features_in_: int
+
+    @abstractmethod
+    def build(self, n_features: int) -> LikelihoodModel:
+        """The model, with the right shapes and no data seen."""
+
+    @abstractmethod
+    def learn(self, model: Any, batches: Batches, generator: torch.Generator) -> History:
+        """Choose the model's start and improve it: one call of a learner."""
+
+    @final
+    def fit(self, X: Any, y: Any = None, *, lengths: Any = None, sample_weight: Any = None) -> Self:
+        """Learn the parameters.
+
+        Parameters
+        ----------
+        X : array-like, list of arrays, tensor or Batches
+            The data; see the class.
+        y : ignored
+            For compatibility with pipelines.
+        lengths : sequence of int, optional
+            For a model of sequences: the lengths of the sequences in the rows of X.
+        sample_weight : array-like of shape (n_items,), optional
+            How often each point (or sequence) counts.
+
+        Returns
+        -------
+        self
+        """
+        self._check_parameters()
+        batches, _ = self._read(X, lengths, sample_weight, reset=True)
+        self.n_features_in_ = batches.n_features
+        model = self.build(batches.n_features).to(batches.device)
+        self.history_ = self.learn(model, batches, self._generator())
+        self.model_ = model
+        return self
+
+    @final
+    def score_samples(self, X: Any, *, lengths: Any = None) -> Any:
+        """log p(x), or the bound on it that the model has, of each item in nats; shape (n_items,)."""
+        values, layout = self._map(X, lengths, self._fitted_model().objective)
+        return layout.per_item(values)
+
+    @final
+    def score(self, X: Any, y: Any = None, *, lengths: Any = None) -> float:
+        """The mean of ``score_samples``: nats per point, or per sequence."""
+        values, _ = self._map(X, lengths, self._fitted_model().objective)
+        return float(values.mean())
+
+    @final
+    def sample(self, n_samples: int = 1, *, length: int = 1, random_state: Any = None) -> tuple[Any, Any]:
+        """Draw from the fitted distribution.
+
+        Parameters
+        ----------
+        n_samples : int
+            The number of points or sequences.
+        length : int
+            The length of each sequence, for a model of sequences.
+        random_state : int, RandomState or None
+            By default the estimator's own.
+
+        Returns
+        -------
+        X : ndarray of shape (n_samples, n_features), or (n_samples, length, n_features) for a model of sequences
+        labels : ndarray of shape (n_samples,) or (n_samples, length)
+            The latent class of each step; -1 where the model has none.
+        """
+        model = self._fitted_model()
+        for name, value in (("n_samples", n_samples), ("length", length)):
+            if value < 1:
+                raise InputError(f"{name}={value}: expected at least 1")
+        with torch.no_grad():
+            batch = model.sample(n_samples, length, self._generator(random_state))
+        values = batch.values.cpu().numpy()
+        labels = np.full(len(values), -1) if batch.labels is None else batch.labels.cpu().numpy()
+        if self.items == "sequences":
+            return values.reshape(n_samples, length, -1), labels.reshape(n_samples, length)
+        return values, labels
+
+    @final
+    def save(self, path: Any) -> None:
+        """Write the fitted estimator to one file, which ``unveil.load`` reads; see ``unveil.core.storage``."""
+        check_is_fitted(self, "model_")
+        parameters, tensors = {}, {f"model.{name}": value for name, value in self.model_.state_dict().items()}
+        for name, value in self.get_params(deep=False).items():
+            if isinstance(value, (np.ndarray, Tensor)):
+                tensors[f"parameter.{name}"] = torch.as_tensor(value)
+            elif isinstance(value, np.random.RandomState):
+                parameters[name] = None  # its state has moved on; a saved model needs no generator
+            else:
+                parameters[name] = _as_json(name, value)
+        names = getattr(self, "feature_names_in_", None)
+        header = {
+            "estimator": type(self).__name__,
+            "parameters": parameters,
+            "n_features": self.n_features_in_,
+            "feature_names": None if names is None else [str(name) for name in names],
+            "history": self.history_.to_dict(),
+        }
+        write_model(path, header, tensors)
+
+    @final
+    @classmethod
+    def restore(cls, path: Any) -> Self:
+        """Read an estimator of this class from a file that ``save`` wrote."""
+        header, tensors = read_model(path)
+        if header.get("estimator") != cls.__name__:
+            raise ModelFileError(f"{path}: holds a {header.get('estimator')}, not a {cls.__name__}; use unveil.load")
+        arrays = {name.removeprefix("parameter."): t.numpy() for name, t in tensors.items() if name.startswith("parameter.")}
+        state = {name.removeprefix("model."): t for name, t in tensors.items() if name.startswith("model.")}
+        try:
+            estimator = cls(**header["parameters"], **arrays)
+            model = estimator.build(header["n_features"])
+            model.load_state_dict(state)
+            estimator.history_ = History(**header["history"])
+        except (KeyError, TypeError, RuntimeError) as error:
+            reason = str(error).splitlines()[0]
+            raise ModelFileError(f"{path}: its contents do not fit a {cls.__name__} ({reason}); save the model again") from error
+        estimator.n_features_in_ = header["n_features"]
+        if header.get("feature_names"):
+            estimator.feature_names_in_ = np.array(header["feature_names"], dtype=object)
+        estimator.model_ = model
+        return estimator
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = self.allows_nan
+        return tags
+
+    def _check_parameters(self) -> None:
+        for name, check in self.constraints.items():
+            check(name, getattr(self, name))
+
+    def _generator(self, random_state: Any = None) -> torch.Generator:
+        chosen = self.random_state if random_state is None else random_state  # type: ignore[attr-defined]
+        seed = int(check_random_state(chosen).randint(np.iinfo(np.int32).max))
+        return torch.Generator().manual_seed(seed)
+
+    def _fitted_model(self) -> Any:
+        check_is_fitted(self, "model_")
+        return self.model_
+
+    def _map(self, X: Any, lengths: Any, function: Callable[[Batch], Tensor]) -> tuple[Tensor, Layout]:
+        """The results of a function over the batches of X, one after the other, and the layout of X."""
+        model = self._fitted_model()
+        batches, layout = self._read(X, lengths)
+        model.to(batches.device)
+        with torch.no_grad():
+            return torch.cat([function(batch) for batch in batches]), layout
+
+    def _read(self, X: Any, lengths: Any = None, weights: Any = None, *, reset: bool = False) -> tuple[Batches, Layout]:
+        """Batches and layout of the user's data, checked."""
+        points = self.items == "points"
+        if isinstance(X, Batches):
+            batches = X.as_points() if points else X
+            batches = batches.replace(allow_nan=self.allows_nan)
+            layout = Layout("batches", batches.offsets, tensor=False)
+        elif not points and is_many_sequences(X):
+            batches, layout = read_sequences(X, allow_nan=self.allows_nan)
+        else:
+            table = self._read_table(X, reset=reset)
+            offsets = None if points else offsets_of([len(table)] if lengths is None else check_lengths(lengths, len(table)))
+            batches = Batches(as_rows(table), offsets, allow_nan=self.allows_nan)
+            layout = Layout("array", offsets, isinstance(table, Tensor))
+        if points and lengths is not None:
+            raise InputError(f"{type(self).__name__} takes points, which have no lengths; leave lengths out")
+        if not reset and batches.n_features != self.n_features_in_:
+            raise InputError(
+                f"X has {batches.n_features} features, but {type(self).__name__} is expecting {self.n_features_in_} features "
+                "as input; give the columns that it was fitted on"
+            )
+        if weights is not None:
+            batches = batches.replace(weights=check_weights(weights, batches.n_sequences))
+        return batches, layout
+
+    def _read_table(self, X: Any, *, reset: bool) -> np.ndarray | Tensor:
+        if isinstance(X, Tensor):
+            table = as_numeric(X)
+            if table.ndim != 2 or 0 in table.shape:
+                raise InputError(f"X has shape {tuple(table.shape)}; expected 2 dimensions, (rows, columns), none of them 0")
+            return table
+        if isinstance(X, list) and X and all(np.ndim(each) == 2 for each in X):
+            raise InputError(f"{type(self).__name__} takes one table of points, not a list of {len(X)}; use numpy.concatenate")
+        return validate_data(self, X, reset=reset, dtype=[np.float64, np.float32], ensure_all_finite=False)
+
+
+def _as_json(name: str, value: Any) -> Any:
+    """A constructor parameter as JSON can hold it."""
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, (list, tuple)):
+        return [_as_json(name, each) for each in value]
+    raise ModelFileError(f"cannot save the parameter {name}={value!r} of type {type(value).__name__}; use numbers, strings or arrays")
+
+
+class ClusterMixin(ABC):
+    """For models whose posterior has ``responsibilities`` (n_items, n_clusters): the cluster of each item."""
+
+    def predict(self, X: Any, *, lengths: Any = None) -> Any:
+        """The most probable cluster of each item, of shape (n_items,)."""
+        model = self._fitted_model()  # type: ignore[attr-defined]
+        best, layout = self._map(X, lengths, lambda batch: model.posterior(batch).responsibilities.argmax(1))  # type: ignore[attr-defined]
+        return layout.per_item(best)
+
+    def predict_proba(self, X: Any, *, lengths: Any = None) -> Any:
+        """p(cluster | item), of shape (n_items, n_clusters)."""
+        model = self._fitted_model()  # type: ignore[attr-defined]
+        probabilities, layout = self._map(X, lengths, lambda batch: model.posterior(batch).responsibilities)  # type: ignore[attr-defined]
+        return layout.per_item(probabilities)
+
+    def fit_predict(self, X: Any, y: Any = None, *, lengths: Any = None, sample_weight: Any = None) -> Any:
+        """Fit, and give the cluster of each item: ``fit(X).predict(X)``."""
+        return self.fit(X, y, lengths=lengths, sample_weight=sample_weight).predict(X, lengths=lengths)  # type: ignore[attr-defined]
+
+
+class SeparateMixin(ABC):
+    """For models of one source's non-negative spectra: what each of several sources contributes to a mixture."""
+
+    @abstractmethod
+    def explain(self, mixture: Tensor, others: list[Self]) -> list[Tensor]:
+        """The spectra of this source, and then of each other one, that together explain the mixture best.
+
+        Parameters
+        ----------
+        mixture : Tensor of shape (n_frames, n_frequencies)
+            Non-negative.
+        others : list of fitted estimators of the same class
+            The other sources.
+
+        Returns
+        -------
+        list of Tensor of shape (n_frames, n_frequencies)
+            One for each source.
+        """

@@ -1,0 +1,75 @@
+"""Expected sufficient statistics as values: they add, and they scale."""
+
+from __future__ import annotations
+
+from dataclasses import Field, dataclass, field, fields
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+
+def identity() -> Any:
+    """A field that must be equal in two statistics for them to add, such as the centre that moments are about."""
+    return field(metadata={"identity": True})
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Expected sufficient statistics: a commutative monoid under ``+``, and a cone under ``*``.
+
+    Subclasses are frozen dataclasses whose fields are tensors, numbers or statistics. Because they add, an E-step can run over
+    batches in memory, on disk, in threads or on other machines; because they scale, ``(1 - rho) * old + rho * new``
+    is stochastic EM.
+
+    Examples
+    --------
+    >>> @dataclass(frozen=True)
+    ... class Count(Statistics):
+    ...     n: float
+    >>> Count(2.0) + 3 * Count(1.0)
+    Count(n=5.0)
+    """
+
+    def __add__(self, other: Self) -> Self:
+        if type(other) is not type(self):
+            raise TypeError(f"cannot add {type(other).__name__} to {type(self).__name__}: statistics of different models")
+        return self._map(lambda each: getattr(self, each.name) + getattr(other, each.name), other)
+
+    def __mul__(self, scale: float) -> Self:
+        return self._map(lambda each: getattr(self, each.name) * scale)
+
+    __rmul__ = __mul__
+
+    def _map(self, combine, other: Self | None = None) -> Self:
+        return type(self)(**{each.name: self._kept(each, other) if _is_identity(each) else combine(each) for each in fields(self)})
+
+    def _kept(self, each: Field, other: Self | None) -> Any:
+        """An identity field, after making sure that both sides agree on it."""
+        mine = getattr(self, each.name)
+        theirs = mine if other is None else getattr(other, each.name)
+        same = torch.equal(mine, theirs) if isinstance(mine, Tensor) else mine == theirs
+        if not same:
+            raise ValueError(f"cannot add statistics with different {each.name}: they come from different initialisations")
+        return mine
+
+
+def _is_identity(each: Field) -> bool:
+    return bool(each.metadata.get("identity"))
+
+
+@dataclass(frozen=True)
+class ModelStatistics(Statistics):
+    """What every model's statistics hold beside its own: how much data they speak of, and how well it was explained.
+
+    Attributes
+    ----------
+    weight : float
+        The weighted number of steps.
+    log_likelihood : float
+        Weighted sum over items of log p(x), or of the bound on it, in nats, under the parameters that made the
+        statistics; NaN when it was not asked for.
+    """
+
+    weight: float
+    log_likelihood: float

@@ -1,0 +1,281 @@
+"""Ragged data: sequences of different lengths, packed end to end without padding, in memory or on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from unveil.errors import InputError
+
+BATCH_BYTES = 1 << 20  # of float64 values: a batch and what an E-step makes of it then stay in the caches
+MIN_BATCH_STEPS, MAX_BATCH_STEPS = 2048, 16384
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Sequences packed end to end: the layout of Apache Arrow's lists.
+
+    Attributes
+    ----------
+    values : Tensor of shape (n_steps, *event_shape)
+        All sequences, one after the other.
+    offsets : Tensor of shape (n_sequences + 1,), int64, on the CPU
+        Sequence ``i`` is ``values[offsets[i]:offsets[i + 1]]``.
+    weights : Tensor of shape (n_sequences,), optional
+        How often each sequence counts; 1 by default.
+    labels : Tensor of shape (n_steps,), optional
+        The known state or class of each step, -1 where unknown.
+    start : int
+        The index, in the source that this batch comes from, of its first sequence.
+    """
+
+    values: Tensor
+    offsets: Tensor
+    weights: Tensor | None = None
+    labels: Tensor | None = None
+    start: int = 0
+
+    @property
+    def n_steps(self) -> int:
+        """The number of steps in all sequences together."""
+        return self.values.shape[0]
+
+    @property
+    def n_sequences(self) -> int:
+        """The number of sequences."""
+        return self.offsets.shape[0] - 1
+
+    @cached_property
+    def lengths(self) -> Tensor:
+        """The length of each sequence: ``offsets[i + 1] - offsets[i]``, of shape (n_sequences,)."""
+        return self.offsets.diff()
+
+    @property
+    def holds_points(self) -> bool:
+        """Whether every sequence has length one."""
+        return self.n_sequences == self.n_steps
+
+    @property
+    def step_weights(self) -> Tensor | None:
+        """The weight of each step's sequence, of shape (n_steps,), or None where all count once."""
+        if self.weights is None or self.holds_points:
+            return self.weights
+        return self.weights.repeat_interleave(self.lengths.to(self.weights.device))
+
+    @cached_property
+    def total_weight(self) -> float:
+        """The weighted number of steps: ``sum_i weights[i] * lengths[i]``."""
+        if self.weights is None:
+            return float(self.n_steps)
+        return float((self.weights.double().cpu() * self.lengths).sum())
+
+    def padded(self) -> tuple[Tensor, Tensor]:
+        """The sequences side by side, zero-padded.
+
+        Returns
+        -------
+        values : Tensor of shape (n_sequences, longest, *event_shape)
+        mask : Tensor of shape (n_sequences, longest), bool
+            True where a value is real.
+        """
+        lengths = self.lengths.to(self.values.device)
+        mask = torch.arange(int(lengths.max()), device=lengths.device) < lengths[:, None]
+        values = self.values.new_zeros(*mask.shape, *self.values.shape[1:])
+        values[mask] = self.values
+        return values, mask
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Batch:
+        """The same batch with its values and weights on a device and in a type."""
+        weights = None if self.weights is None else self.weights.to(device, dtype)
+        labels = None if self.labels is None else self.labels.to(device)
+        return replace(self, values=self.values.to(device, dtype), weights=weights, labels=labels)
+
+
+class Rows(Protocol):
+    """A table that can be read piece by piece: in memory, or a file."""
+
+    n_rows: int
+    n_features: int
+    device: torch.device
+
+    def read(self, start: int, stop: int) -> Tensor:
+        """Rows ``start`` to ``stop``, of shape (stop - start, n_features), in float32 or float64."""
+        ...
+
+    def place(self, row: int) -> str:
+        """Where a row is, in words, for error messages."""
+        ...
+
+
+class MemoryRows:
+    """Rows of an array or a tensor that is there already; nothing is copied."""
+
+    def __init__(self, values: np.ndarray | Tensor):
+        if not isinstance(values, Tensor):
+            with_numbers = values if values.dtype in (np.float32, np.float64) else values.astype(np.float64)
+            # a read-only array is wrapped as it is: nothing in the library writes to its input
+            values = torch.from_numpy(np.require(with_numbers, requirements=["A"]))
+        self._values = values if values.is_floating_point() else values.double()
+        self.n_rows, self.n_features = values.shape[0], values.shape[1]
+        self.device = values.device
+
+    def read(self, start: int, stop: int) -> Tensor:
+        """Rows ``start`` to ``stop``."""
+        return self._values[start:stop]
+
+    def place(self, row: int) -> str:
+        """Where a row is, in words."""
+        return f"row {row}"
+
+
+class Batches:
+    """A source of batches that can be gone through again and again, in the same order.
+
+    The same object serves data in memory and data on disk; a learner does not know which it has.
+
+    Parameters
+    ----------
+    rows : Rows
+        Where the steps come from.
+    offsets : ndarray of shape (n_sequences + 1,), optional
+        Sequence ``i`` is rows ``offsets[i]`` to ``offsets[i + 1]``; by default each row is an item of its own.
+    weights : ndarray of shape (n_sequences,), optional
+        How often each sequence counts.
+    labels : ndarray of shape (n_steps,), optional
+        Known states or classes, -1 where unknown.
+    batch_steps : int, optional
+        The number of steps that a batch holds, at least one sequence; by default about a megabyte.
+    allow_nan : bool
+        Let NaN pass, for models that take it as missing; otherwise NaN and infinity are errors that name their place.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> batches = Batches(MemoryRows(np.arange(12.0).reshape(6, 2)), offsets=np.array([0, 4, 6]), batch_steps=4)
+    >>> [(batch.start, batch.lengths.tolist()) for batch in batches]
+    [(0, [4]), (1, [2])]
+    """
+
+    def __init__(
+        self,
+        rows: Rows,
+        offsets: np.ndarray | None = None,
+        *,
+        weights: np.ndarray | None = None,
+        labels: np.ndarray | None = None,
+        batch_steps: int | None = None,
+        allow_nan: bool = False,
+    ):
+        self.rows, self.offsets, self.allow_nan = rows, offsets, allow_nan
+        self.weights = None if weights is None else torch.as_tensor(weights).to(rows.device)
+        self.labels = None if labels is None else torch.as_tensor(labels).to(rows.device)
+        self.batch_steps = batch_steps or _default_batch_steps(rows.n_features)
+
+    @property
+    def n_features(self) -> int:
+        """The width of a step."""
+        return self.rows.n_features
+
+    @property
+    def n_steps(self) -> int:
+        """The number of steps in all sequences together."""
+        return self.rows.n_rows
+
+    @property
+    def n_sequences(self) -> int:
+        """The number of sequences, or of points."""
+        return self.n_steps if self.offsets is None else len(self.offsets) - 1
+
+    @property
+    def device(self) -> torch.device:
+        """Where the data is, and so where the work on it happens."""
+        return self.rows.device
+
+    def as_points(self) -> Batches:
+        """The same rows, each an item of its own."""
+        return self.replace(offsets=None) if self.offsets is not None else self
+
+    def replace(self, **changes) -> Batches:
+        """A copy with other settings, over the same rows."""
+        settings = {
+            "rows": self.rows,
+            "offsets": self.offsets,
+            "weights": self.weights,
+            "labels": self.labels,
+            "batch_steps": self.batch_steps,
+            "allow_nan": self.allow_nan,
+        }
+        return Batches(**(settings | changes))
+
+    def __iter__(self) -> Iterator[Batch]:
+        edges = self._edges()
+        for first, last in zip(edges, edges[1:], strict=False):
+            yield self._read(first, last)
+
+    def _edges(self) -> list[int]:
+        """The sequences at which batches begin, and the end."""
+        if self.offsets is None:
+            return [*range(0, self.n_steps, self.batch_steps), self.n_steps]
+        edges = [0]
+        while edges[-1] < self.n_sequences:
+            room = self.offsets[edges[-1]] + self.batch_steps
+            fitting = int(np.searchsorted(self.offsets, room, side="right")) - 1
+            edges.append(max(fitting, edges[-1] + 1))
+        return edges
+
+    def _read(self, first: int, last: int) -> Batch:
+        if self.offsets is None:
+            start, stop = first, last
+            offsets = torch.arange(last - first + 1)
+        else:
+            start, stop = int(self.offsets[first]), int(self.offsets[last])
+            offsets = torch.from_numpy(self.offsets[first : last + 1] - start)
+        values = self.rows.read(start, stop)
+        self._check(values, start)
+        weights = None if self.weights is None else self.weights[first:last]
+        labels = None if self.labels is None else self.labels[start:stop]
+        return Batch(values, offsets, weights, labels, start=first)
+
+    def _check(self, values: Tensor, start: int) -> None:
+        if torch.isfinite(values.sum()):  # one pass, no temporary; a sum can overflow, so look closer before complaining
+            return
+        bad = torch.isinf(values) if self.allow_nan else ~torch.isfinite(values)
+        if not bad.any():
+            return
+        row, column = (int(index) for index in bad.nonzero()[0])
+        found = "NaN" if torch.isnan(values[row, column]) else "infinity"
+        remedy = "drop or fill that row" if found == "NaN" else "replace it by a finite number"
+        raise InputError(f"Input X contains {found} at {self.rows.place(start + row)}, column {column}; {remedy}")
+
+    def sample_steps(self, n_steps: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Steps drawn without replacement, in their order: the same ones however the source is cut into batches.
+
+        Returns
+        -------
+        values : Tensor of shape (min(n_steps, self.n_steps), n_features), float64
+        weights : Tensor of the same length, float64
+        """
+        if n_steps >= self.n_steps:
+            chosen = torch.arange(self.n_steps)
+        else:
+            chosen = torch.randperm(self.n_steps, generator=generator)[:n_steps].sort().values
+        values, weights, start = [], [], 0
+        for batch in self:
+            stop = start + batch.n_steps
+            low, high = torch.searchsorted(chosen, torch.tensor([start, stop]))
+            inside = (chosen[low:high] - start).to(batch.values.device)
+            values.append(batch.values[inside].double())
+            step_weights = batch.step_weights
+            weights.append(values[-1].new_ones(len(inside)) if step_weights is None else step_weights[inside].double())
+            start = stop
+        return torch.cat(values), torch.cat(weights)
+
+
+def _default_batch_steps(n_features: int) -> int:
+    return int(min(max(BATCH_BYTES // (8 * max(n_features, 1)), MIN_BATCH_STEPS), MAX_BATCH_STEPS))

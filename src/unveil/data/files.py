@@ -1,0 +1,163 @@
+"""Files in and out: sound, and atomic writes of anything."""
+
+from __future__ import annotations
+
+import errno
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import soxr
+
+from unveil.errors import InputError
+
+AUDIO_SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au", ".caf", ".w64"})
+
+
+@contextmanager
+def atomic_path(target: str | os.PathLike) -> Iterator[Path]:
+    """Yield a temporary path beside ``target`` and rename it over ``target`` only when the block succeeds.
+
+    A failure of any kind leaves neither a partial file nor a changed ``target``.
+
+    Raises
+    ------
+    InputError
+        When the folder cannot be written to or the disk is full.
+    """
+    target = Path(target)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.stem}-", suffix=target.suffix)
+    except OSError as error:
+        raise _cannot_write(target, error) from error
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp makes private files; a result should be as readable as any
+        os.replace(temporary, target)
+    except (OSError, soundfile.SoundFileError) as error:
+        raise _cannot_write(target, error) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _cannot_write(target: Path, error: Exception) -> InputError:
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    reason = "the disk is full" if full else (getattr(error, "strerror", None) or str(error))
+    remedy = "free some space" if full else "choose a folder that you may write to"
+    return InputError(f"cannot write {target}: {reason}; {remedy}")
+
+
+def is_audio(path: str | os.PathLike) -> bool:
+    """Whether the file's name says that it holds sound."""
+    return Path(path).suffix.lower() in AUDIO_SUFFIXES
+
+
+def audio_files(folder: str | os.PathLike) -> list[Path]:
+    """The sound files in a folder and the folders below it, sorted by name; a file stands for itself."""
+    folder = Path(folder)
+    if folder.is_file():
+        return [folder]
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such file or folder; give a sound file or a folder of sound files")
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and is_audio(path))
+    if not files:
+        raise InputError(f"{folder}: no sound files in it; expected names that end in {', '.join(sorted(AUDIO_SUFFIXES))}")
+    return files
+
+
+@contextmanager
+def open_audio(path: str | os.PathLike) -> Iterator[soundfile.SoundFile]:
+    """Open a sound file for reading, with one-line errors for what is not one."""
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; check the name")
+    if path.stat().st_size == 0:
+        raise InputError(f"{path}: the file is empty (0 bytes); record or export it again")
+    try:
+        file = soundfile.SoundFile(path)
+    except soundfile.SoundFileError as error:
+        reason = str(error).split(": ", 1)[-1].rstrip(".")
+        raise InputError(f"{path}: not a sound file that can be read ({reason}); expected WAV, FLAC, Ogg or MP3") from error
+    with file:
+        if file.frames == 0:
+            raise InputError(f"{path}: holds no samples (cut short, or only a header); record or export it again")
+        yield file
+
+
+def read_audio(
+    path: str | os.PathLike, sample_rate: int | None = None, *, mono: bool = False
+) -> tuple[np.ndarray, int]:
+    """Read a sound file.
+
+    Parameters
+    ----------
+    path : path
+        WAV, FLAC, Ogg, MP3 or another format of libsndfile; any sample rate, any number of channels.
+    sample_rate : int, optional
+        Resample to this rate in hertz; by default the file's own.
+    mono : bool
+        Average the channels.
+
+    Returns
+    -------
+    samples : ndarray of shape (n_channels, n_samples), or (n_samples,) when mono
+        Float64 in [-1, 1].
+    sample_rate : int
+        In hertz.
+
+    Raises
+    ------
+    InputError
+        When the file is missing, empty, cut short or not sound.
+    """
+    with open_audio(path) as file:
+        expected, rate = file.frames, file.samplerate
+        try:
+            samples = file.read(dtype="float64", always_2d=True).T
+        except soundfile.SoundFileError as error:
+            raise InputError(f"{path}: cannot be decoded ({error}); record or export it again") from error
+    if samples.shape[1] < expected:
+        raise InputError(f"{path}: cut short, {samples.shape[1]} of {expected} samples; copy the file again")
+    if not np.isfinite(samples).all():
+        raise InputError(f"{path}: holds NaN or infinite samples; export it again")
+    if mono:
+        samples = samples.mean(axis=0)
+    if sample_rate is not None and sample_rate != rate:
+        samples, rate = resample(samples, rate, sample_rate), sample_rate
+    return np.ascontiguousarray(samples), rate
+
+
+def resample(samples: np.ndarray, sample_rate: int, target_rate: int) -> np.ndarray:
+    """Resample sound whose last axis is time, from ``sample_rate`` to ``target_rate`` hertz."""
+    if sample_rate == target_rate:
+        return samples
+    return np.ascontiguousarray(soxr.resample(samples.T, sample_rate, target_rate).T)
+
+
+def write_audio(path: str | os.PathLike, samples: np.ndarray, sample_rate: int) -> None:
+    """Write sound, (n_samples,) or (n_channels, n_samples), as 24-bit PCM (16-bit for other formats than WAV and FLAC).
+
+    Samples beyond [-1, 1] are written as 32-bit float where the format has it, so nothing is clipped.
+    """
+    path = Path(path)
+    samples = np.asarray(samples, dtype=np.float64).T
+    suffix = path.suffix.lower()
+    beyond = samples.size and np.abs(samples).max() > 1
+    subtype = {".wav": "FLOAT" if beyond else "PCM_24", ".flac": "PCM_24"}.get(suffix)
+    with atomic_path(path) as temporary:
+        soundfile.write(temporary, samples, sample_rate, subtype=subtype)

@@ -1,0 +1,1 @@
+"""Observation densities given the latent class, one family in each file."""

@@ -1,0 +1,104 @@
+"""Gaussian densities as an exponential family: log N(x; mu, Sigma) = features(x) . natural parameters + constant.
+
+With x measured from a fixed centre, the features and natural parameters of each covariance type are
+
+=========== ========================================= ==============================================
+type        features of x (n, F)                      natural parameters of a component (F,)
+=========== ========================================= ==============================================
+full, tied  x_i x_j for i <= j, and x_i               -P_ii / 2, and -P_ij for i < j, and (P mu)_i
+diag        x_i^2, and x_i                            -1 / (2 v_i), and mu_i / v_i
+spherical   sum_i x_i^2, and x_i                      -1 / (2 v), and mu_i / v
+=========== ========================================= ==============================================
+
+where P is the inverse covariance; the constant is -(D log 2 pi + log |Sigma| + mu' P mu) / 2.
+So densities and expected statistics are one matrix product each.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+COVARIANCE_TYPES = ("full", "tied", "diag", "spherical")
+
+
+def n_quadratic(n_features: int, covariance_type: str) -> int:
+    """How many quadratic features there are."""
+    full = n_features * (n_features + 1) // 2
+    return {"full": full, "tied": full, "diag": n_features, "spherical": 1}[covariance_type]
+
+
+def quadratic_features(x: Tensor, covariance_type: str) -> Tensor:
+    """The features of centred data ``x`` (n, D): the quadratic ones first, then x itself; shape (n, F)."""
+    n_features = x.shape[1]
+    n_products = n_quadratic(n_features, covariance_type)
+    features = x.new_empty(x.shape[0], n_products + n_features)
+    features[:, n_products:] = x
+    if covariance_type == "diag":
+        features[:, :n_products] = x.square()
+    elif covariance_type == "spherical":
+        features[:, 0] = x.square().sum(1)
+    else:
+        start = 0
+        for i in range(n_features):  # row i of the upper triangle: contiguous slices, no gather
+            features[:, start : start + n_features - i] = x[:, i:] * x[:, i : i + 1]
+            start += n_features - i
+    return features
+
+
+def natural_parameters(means: Tensor, covariances: Tensor, covariance_type: str) -> tuple[Tensor, Tensor]:
+    """Natural parameters (K, F) and constants (K,) of components with centred ``means`` (K, D).
+
+    Raises
+    ------
+    torch.linalg.LinAlgError
+        When a covariance is not positive definite.
+    """
+    n_components, n_features = means.shape
+    if covariance_type in ("full", "tied"):
+        cholesky = torch.linalg.cholesky(covariances)
+        precisions = torch.cholesky_inverse(cholesky)
+        log_determinant = 2 * cholesky.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        linear = (precisions @ means[..., None])[..., 0]
+        row, column = torch.triu_indices(n_features, n_features, device=means.device)
+        quadratic = precisions[..., row, column] * torch.where(row == column, -0.5, -1.0).to(means)
+        quadratic = quadratic.expand(n_components, -1)
+    else:
+        precisions = covariances.reciprocal()
+        if covariance_type == "spherical":
+            log_determinant = n_features * covariances.log()
+            precisions = precisions[:, None]
+        else:
+            log_determinant = covariances.log().sum(1)
+        linear = precisions * means
+        quadratic = -0.5 * precisions
+    constant = -0.5 * (n_features * math.log(2 * math.pi) + log_determinant + (linear * means).sum(1))
+    return torch.cat([quadratic, linear], 1), constant
+
+
+def symmetric(triangle: Tensor, n_features: int) -> Tensor:
+    """Symmetric matrices (..., D, D) from their upper triangles (..., D (D + 1) / 2)."""
+    row, column = torch.triu_indices(n_features, n_features, device=triangle.device)
+    matrix = triangle.new_zeros(*triangle.shape[:-1], n_features, n_features)
+    matrix[..., row, column] = triangle
+    matrix[..., column, row] = triangle
+    return matrix
+
+
+def floor_covariances(covariances: Tensor, floor: float, covariance_type: str) -> Tensor:
+    """The maximiser of the likelihood among covariances of which no eigenvalue is below ``floor``.
+
+    For a scatter matrix S the maximiser of -log|C| - tr(C^-1 S) subject to C >= floor I has the eigenvectors of S and
+    the eigenvalues max(lambda_i, floor): so EM with the floor stays monotone, and covariances above it are untouched.
+    """
+    if covariance_type in ("diag", "spherical"):
+        return covariances.clamp_min(floor)
+    eye = torch.eye(covariances.shape[-1], dtype=covariances.dtype, device=covariances.device)
+    healthy = torch.linalg.cholesky_ex(covariances - floor * eye).info == 0
+    if bool(healthy.all()):
+        return covariances
+    values, vectors = torch.linalg.eigh(covariances)
+    clipped = (vectors * values.clamp_min(floor)[..., None, :]) @ vectors.mT
+    return torch.where(healthy[..., None, None], covariances, clipped)

@@ -1,0 +1,1 @@
+"""Learners: functions that improve any model which keeps the contract they need."""

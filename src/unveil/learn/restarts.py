@@ -1,0 +1,81 @@
+"""Many short runs from different starts, of which the best is finished (Biernacki, Celeux and Govaert, 2003)."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import torch
+
+from unveil.core.history import History
+from unveil.core.model import Model
+from unveil.data.batch import Batches
+
+Learn = Callable[..., History]
+
+
+def with_restarts(
+    learn: Learn,
+    model: Model,
+    batches: Batches,
+    generator: torch.Generator,
+    *,
+    n_init: int,
+    max_iter: int,
+    short_iter: int = 20,
+) -> History:
+    """Start ``n_init`` times, run each start shortly, and finish the one with the highest objective.
+
+    Parameters
+    ----------
+    learn : callable
+        ``learn(model, batches, max_iter=..., warn=...)``, a learner with everything else settled.
+    model : Model
+        Left with the parameters of the best run.
+    batches : Batches
+        The data.
+    generator : torch.Generator
+        Makes the starts differ, and repeatable.
+    n_init : int
+        The number of starts; with 1 there is no short run.
+    max_iter : int
+        The limit of the final run, the short one that it goes on from included.
+    short_iter : int
+        The limit of each short run.
+
+    Returns
+    -------
+    History
+        Of the best start from its beginning to its end; ``restarts`` holds what every short run had reached.
+    """
+    if n_init == 1:
+        model.initialize(batches, generator)
+        return learn(model, batches, max_iter=max_iter)
+    best: tuple[float, History, dict] | None = None
+    reached = []
+    for _ in range(n_init):
+        model.initialize(batches, generator)
+        short = learn(model, batches, max_iter=min(short_iter, max_iter), warn=False)
+        reached.append(short.objective[-1])
+        if best is None or reached[-1] > best[0]:
+            best = reached[-1], short, copy.deepcopy(model.state_dict())  # a copy: the live state moves on
+    assert best is not None
+    _, short, state = best
+    model.load_state_dict(state)
+    if short.converged or short.n_iter >= max_iter:
+        history = short
+    else:
+        history = _joined(short, learn(model, batches, max_iter=max_iter - short.n_iter))
+    history.restarts = reached
+    return history
+
+
+def _joined(first: History, second: History) -> History:
+    """One run made of two, the second going on from where the first stopped."""
+    return History(
+        objective=first.objective + second.objective,
+        iterations=first.iterations + [first.n_iter + iteration for iteration in second.iterations],
+        n_iter=first.n_iter + second.n_iter,
+        converged=second.converged,
+        seconds=first.seconds + second.seconds,
+    )

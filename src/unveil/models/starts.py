@@ -1,0 +1,44 @@
+"""First assignments of data to latent classes, from which learning starts."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+START_SAMPLE = 50_000  # steps: a start needs no more of the data than this, however much there is
+
+
+def assign_by_kmeans(values: Tensor, weights: Tensor, n_classes: int, generator: torch.Generator) -> Tensor:
+    """Responsibilities (n, K) of the clusters of one run of k-means on values (n, D)."""
+    from sklearn.cluster import KMeans
+
+    seed = int(torch.randint(2**31 - 1, (), generator=generator))
+    kmeans = KMeans(n_classes, n_init=1, random_state=seed)
+    labels = kmeans.fit(values.cpu().numpy(), sample_weight=weights.cpu().numpy()).labels_
+    return _one_hot(torch.from_numpy(labels), weights, n_classes)
+
+
+def assign_by_seeds(values: Tensor, weights: Tensor, n_classes: int, generator: torch.Generator, *, spread: bool) -> Tensor:
+    """Responsibilities that give each class one seed among the values: far from each other, or drawn evenly."""
+    from sklearn.cluster import kmeans_plusplus
+
+    if spread:
+        seed = int(torch.randint(2**31 - 1, (), generator=generator))
+        _, chosen = kmeans_plusplus(values.cpu().numpy(), n_classes, sample_weight=weights.cpu().numpy(), random_state=seed)
+        chosen = torch.from_numpy(chosen).long()
+    else:
+        chosen = torch.multinomial(weights.cpu(), n_classes, generator=generator)
+    responsibilities = values.new_zeros(len(values), n_classes)
+    responsibilities[chosen, torch.arange(n_classes)] = 1.0
+    return responsibilities
+
+
+def assign_at_random(values: Tensor, weights: Tensor, n_classes: int, generator: torch.Generator) -> Tensor:
+    """Responsibilities drawn evenly and normalised over the classes."""
+    responsibilities = torch.rand(len(values), n_classes, dtype=values.dtype, generator=generator)
+    return (responsibilities / responsibilities.sum(1, keepdim=True)).to(values.device) * weights[:, None]
+
+
+def _one_hot(labels: Tensor, weights: Tensor, n_classes: int) -> Tensor:
+    one_hot = torch.nn.functional.one_hot(labels.long(), n_classes).to(weights)
+    return one_hot * weights[:, None]
