@@ -24,7 +24,12 @@ _PLACES = {
     "clustering_accuracy": "unveil.metrics.clustering",
     "adjusted_rand": "unveil.metrics.clustering",
 }
-_MODULES = {"datasets": "unveil.data.datasets", "errors": "unveil.errors", "metrics": "unveil.metrics", "report": "unveil.report"}
+_MODULES = {
+    "datasets": "unveil.data.datasets",
+    "errors": "unveil.errors",
+    "metrics": "unveil.metrics",
+    "report": "unveil.report",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -7,6 +7,10 @@ from collections.abc import Callable
 from numbers import Integral, Real
 from typing import Any
 
+import numpy as np
+import torch
+from torch import Tensor
+
 from unveil.errors import ParameterError
 
 Check = Callable[[str, Any], None]
@@ -59,3 +63,33 @@ def boolean(name: str, value: Any) -> None:
     """True or False (or 0 or 1)."""
     if value not in (True, False):
         raise ParameterError(f"{name}={value!r}: expected True or False")
+
+
+def as_shape(name: str, value: Any, shape: tuple[int, ...]) -> Tensor:
+    """A float64 copy of a starting value, after making sure of its shape and that it is finite."""
+    array = np.asarray(value, dtype=np.float64)
+    if array.shape != tuple(shape):
+        raise ParameterError(f"{name} has shape {array.shape}; expected {tuple(shape)}")
+    if not np.isfinite(array).all():
+        raise ParameterError(f"{name} holds NaN or infinity; expected finite numbers")
+    return torch.from_numpy(array.copy())
+
+
+def as_probabilities(name: str, value: Any, shape: tuple[int, ...]) -> Tensor:
+    """The same for probabilities along the last axis."""
+    probabilities = as_shape(name, value, shape)
+    sums = probabilities.sum(-1)
+    if (probabilities < 0).any() or not torch.allclose(sums, torch.ones_like(sums), rtol=0, atol=1e-6):
+        raise ParameterError(f"{name} has sums {sums.tolist()} along its last axis; expected probabilities that sum to 1")
+    return probabilities / sums[..., None]
+
+
+def as_covariances(name: str, value: Any, shape: tuple[int, ...], covariance_type: str) -> Tensor:
+    """The same for covariances or precisions: positive definite matrices, or positive variances."""
+    matrices = as_shape(name, value, shape)
+    if covariance_type in ("diag", "spherical"):
+        if (matrices <= 0).any():
+            raise ParameterError(f"{name} holds a number that is not positive; expected positive ones")
+    elif not torch.allclose(matrices, matrices.mT) or (torch.linalg.cholesky_ex(matrices).info > 0).any():
+        raise ParameterError(f"{name} is not symmetric and positive definite; check it")
+    return matrices

@@ -242,6 +242,11 @@ class Estimator(BaseEstimator, ABC):
         return validate_data(self, X, reset=reset, dtype=[np.float64, np.float32], ensure_all_finite=False)
 
 
+def as_array(parameter: Tensor) -> np.ndarray:
+    """A model's parameter as an array of the user's own."""
+    return parameter.detach().cpu().numpy().copy()
+
+
 def _as_json(name: str, value: Any) -> Any:
     """A constructor parameter as JSON can hold it."""
     if value is None or isinstance(value, (bool, int, float, str)):
@@ -250,7 +255,9 @@ def _as_json(name: str, value: Any) -> Any:
         return value.item()
     if isinstance(value, (list, tuple)):
         return [_as_json(name, each) for each in value]
-    raise ModelFileError(f"cannot save the parameter {name}={value!r} of type {type(value).__name__}; use numbers, strings or arrays")
+    raise ModelFileError(
+        f"cannot save the parameter {name}={value!r} of type {type(value).__name__}; use numbers, strings or arrays"
+    )
 
 
 class ClusterMixin(ABC):

@@ -253,28 +253,33 @@ class Batches:
         remedy = "drop or fill that row" if found == "NaN" else "replace it by a finite number"
         raise InputError(f"Input X contains {found} at {self.rows.place(start + row)}, column {column}; {remedy}")
 
-    def sample_steps(self, n_steps: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def sample_steps(self, n_steps: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
         """Steps drawn without replacement, in their order: the same ones however the source is cut into batches.
 
         Returns
         -------
         values : Tensor of shape (min(n_steps, self.n_steps), n_features), float64
         weights : Tensor of the same length, float64
+            Of the sequence that each is in.
+        sequences : Tensor of the same length, int64
+            The index of the sequence that each is in.
         """
         if n_steps >= self.n_steps:
             chosen = torch.arange(self.n_steps)
         else:
             chosen = torch.randperm(self.n_steps, generator=generator)[:n_steps].sort().values
-        values, weights, start = [], [], 0
+        values, weights, sequences, start = [], [], [], 0
         for batch in self:
             stop = start + batch.n_steps
             low, high = torch.searchsorted(chosen, torch.tensor([start, stop]))
-            inside = (chosen[low:high] - start).to(batch.values.device)
-            values.append(batch.values[inside].double())
+            inside = chosen[low:high] - start
+            here = inside.to(batch.values.device)
+            values.append(batch.values[here].double())
             step_weights = batch.step_weights
-            weights.append(values[-1].new_ones(len(inside)) if step_weights is None else step_weights[inside].double())
+            weights.append(values[-1].new_ones(len(here)) if step_weights is None else step_weights[here].double())
+            sequences.append(batch.start + torch.searchsorted(batch.offsets, inside, right=True) - 1)
             start = stop
-        return torch.cat(values), torch.cat(weights)
+        return torch.cat(values), torch.cat(weights), torch.cat(sequences)
 
 
 def _default_batch_steps(n_features: int) -> int:

@@ -99,9 +99,7 @@ def open_audio(path: str | os.PathLike) -> Iterator[soundfile.SoundFile]:
         yield file
 
 
-def read_audio(
-    path: str | os.PathLike, sample_rate: int | None = None, *, mono: bool = False
-) -> tuple[np.ndarray, int]:
+def read_audio(path: str | os.PathLike, sample_rate: int | None = None, *, mono: bool = False) -> tuple[np.ndarray, int]:
     """Read a sound file.
 
     Parameters
@@ -161,3 +159,23 @@ def write_audio(path: str | os.PathLike, samples: np.ndarray, sample_rate: int) 
     subtype = {".wav": "FLOAT" if beyond else "PCM_24", ".flac": "PCM_24"}.get(suffix)
     with atomic_path(path) as temporary:
         soundfile.write(temporary, samples, sample_rate, subtype=subtype)
+
+
+def check_sound(samples: np.ndarray, name: str, *, allow_clipped: bool = False) -> None:
+    """Refuse sound that no model can make sense of: silence, and recordings that were cut off at full scale.
+
+    Clipping is three or more equal samples in a row at the signal's largest magnitude, 0.99 or more; up to one sample in a thousand
+    is let pass.
+    """
+    loudest = np.abs(samples).max(initial=0.0)
+    if loudest == 0:
+        raise InputError(f"{name}: silent, every sample is zero; check the recording")
+    if allow_clipped or loudest < 0.99:
+        return
+    at_peak = np.abs(np.atleast_2d(samples)) >= loudest * (1 - 1e-4)
+    in_runs = at_peak[:, 2:] & at_peak[:, 1:-1] & at_peak[:, :-2]
+    share = in_runs.mean()
+    if share > 1e-3:
+        raise InputError(
+            f"{name}: clipped, {share:.1%} of its samples are cut off at full scale; record it at a lower level, or allow clipped sound"
+        )

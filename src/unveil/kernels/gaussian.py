@@ -78,6 +78,13 @@ def natural_parameters(means: Tensor, covariances: Tensor, covariance_type: str)
     return torch.cat([quadratic, linear], 1), constant
 
 
+def inverse(matrices: Tensor, covariance_type: str) -> Tensor:
+    """Precisions from covariances, or the other way around, in the shape of their type."""
+    if covariance_type in ("diag", "spherical"):
+        return matrices.reciprocal()
+    return torch.cholesky_inverse(torch.linalg.cholesky(matrices))
+
+
 def symmetric(triangle: Tensor, n_features: int) -> Tensor:
     """Symmetric matrices (..., D, D) from their upper triangles (..., D (D + 1) / 2)."""
     row, column = torch.triu_indices(n_features, n_features, device=triangle.device)

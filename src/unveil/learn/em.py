@@ -52,6 +52,7 @@ def em(
     tol: float = 1e-3,
     reduce: Reduce = serial,
     callbacks: Iterable[Callback] = (),
+    relative: bool = False,
     evaluate_every: int = 1,
     warn: bool = True,
 ) -> History:
@@ -67,6 +68,8 @@ def em(
         The most parameter updates to make.
     tol : float
         The least gain, per iteration, worth going on for, in nats per step; 0 makes all ``max_iter`` iterations.
+    relative : bool
+        Whether ``tol`` is a fraction of the first objective instead.
     reduce : callable
         Where the E-step runs: ``serial`` or ``threads`` of ``unveil.learn.reduce``, or one like them.
     callbacks : iterable of callable
@@ -95,13 +98,13 @@ def em(
             gain = (objective - history.objective[-1]) / evaluate_every if history.objective else math.inf
             history.objective.append(objective)
             history.iterations.append(iteration)
-            if tol > 0 and gain < tol:
+            if tol > 0 and gain < tol * (abs(history.objective[0]) if relative else 1.0):
                 history.converged = True
                 break
         model.maximize(statistics)
         history.n_iter = iteration + 1
         progress = Progress(iteration, max_iter, objective, model)
-        if any([callback(progress) for callback in callbacks]):
+        if any([callback(progress) for callback in callbacks]):  # noqa: C419  (every callback is called)
             break
     else:
         if warn and tol > 0:

@@ -31,7 +31,9 @@ class ProgressBar:
         self._console = console or Console(stderr=True)
         columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()]
         shown = TextColumn("{task.fields[objective]}")
-        self._bar = Progress(*columns, shown, console=self._console, transient=True) if self._console.is_terminal and not quiet else None
+        self._bar = (
+            Progress(*columns, shown, console=self._console, transient=True) if self._console.is_terminal and not quiet else None
+        )
         self._task = self._bar.add_task(title, total=None, objective="") if self._bar else None
         self._last_line = time.monotonic()
 

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from functools import partial
 
 import torch
 
 from unveil.core.history import History
-from unveil.core.model import Model
+from unveil.core.model import EMModel, Model
 from unveil.data.batch import Batches
+from unveil.learn.em import em
+from unveil.learn.progress import ProgressBar
+from unveil.learn.reduce import Reduce, serial
 
 Learn = Callable[..., History]
 
@@ -79,3 +83,26 @@ def _joined(first: History, second: History) -> History:
         converged=second.converged,
         seconds=first.seconds + second.seconds,
     )
+
+
+def em_from_starts(
+    model: EMModel,
+    batches: Batches,
+    generator: torch.Generator,
+    *,
+    fitted: Model | None = None,
+    n_init: int = 1,
+    max_iter: int = 100,
+    tol: float = 1e-3,
+    reduce: Reduce = serial,
+    relative: bool = False,
+    evaluate_every: int = 1,
+    title: str | None = None,
+) -> History:
+    """EM as estimators use it: from an earlier fit where there is one, else from ``n_init`` starts; with a progress bar if it has a title."""
+    with ProgressBar(title or "", quiet=title is None) as progress:
+        learn = partial(em, tol=tol, relative=relative, reduce=reduce, evaluate_every=evaluate_every, callbacks=[progress])
+        if fitted is not None:
+            model.load_state_dict(fitted.state_dict())
+            return learn(model, batches, max_iter=max_iter)
+        return with_restarts(learn, model, batches, generator, n_init=n_init, max_iter=max_iter)

@@ -10,20 +10,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from unveil.core.constraints import boolean, choice, integer, optional, real
-from unveil.core.estimator import ClusterMixin, Estimator
+from unveil.core.constraints import as_covariances, as_probabilities, as_shape, boolean, choice, integer, real
+from unveil.core.estimator import ClusterMixin, Estimator, as_array
 from unveil.core.history import History
 from unveil.core.model import Emission, EMModel, Posterior
 from unveil.core.statistics import ModelStatistics, Statistics
 from unveil.data.batch import Batch, Batches
 from unveil.emissions.gaussian import Gaussian
-from unveil.errors import InputError, ParameterError
-from unveil.kernels.gaussian import COVARIANCE_TYPES
+from unveil.errors import InputError
+from unveil.kernels.gaussian import COVARIANCE_TYPES, inverse
 from unveil.kernels.simplex import normalize, normalize_log_
-from unveil.learn.em import em
-from unveil.learn.progress import ProgressBar
 from unveil.learn.reduce import REDUCTIONS
-from unveil.learn.restarts import with_restarts
+from unveil.learn.restarts import em_from_starts
 from unveil.models.starts import START_SAMPLE, assign_at_random, assign_by_kmeans, assign_by_seeds
 
 
@@ -79,8 +77,10 @@ class Mixture(EMModel):
         """Fit the components to a first assignment of a sample of the data."""
         n_components = self.emission.n_components
         if batches.n_steps < n_components:
-            raise InputError(f"n_components={n_components} but X has n_samples={batches.n_steps}; give more points or fewer components")
-        values, weights = batches.sample_steps(START_SAMPLE, generator)
+            raise InputError(
+                f"n_components={n_components} but X has n_samples={batches.n_steps}; give more points or fewer components"
+            )
+        values, weights, _ = batches.sample_steps(START_SAMPLE, generator)
         assign = {
             "kmeans": assign_by_kmeans,
             "k-means++": partial(assign_by_seeds, spread=True),
@@ -259,55 +259,57 @@ class GaussianMixture(ClusterMixin, Estimator):
         """The user's starting values, checked."""
         given = {}
         if self.weights_init is not None:
-            weights = _as_shape("weights_init", self.weights_init, (self.n_components,))
-            if (weights < 0).any() or not np.isclose(weights.sum(), 1.0, rtol=0, atol=1e-6):
-                raise ParameterError(f"weights_init sums to {float(weights.sum()):g}; expected probabilities that sum to 1")
-            given["weights"] = weights
+            given["weights"] = as_probabilities("weights_init", self.weights_init, (self.n_components,))
         if self.means_init is not None:
-            given["means"] = _as_shape("means_init", self.means_init, emission.means.shape)
+            given["means"] = as_shape("means_init", self.means_init, emission.means.shape)
         if self.precisions_init is not None:
-            precisions = _as_shape("precisions_init", self.precisions_init, emission.covariances.shape)
-            given["covariances"] = _inverse(precisions, self.covariance_type, "precisions_init")
+            shape = emission.covariances.shape
+            precisions = as_covariances("precisions_init", self.precisions_init, shape, self.covariance_type)
+            given["covariances"] = inverse(precisions, self.covariance_type)
         return given
 
     def learn(self, model: Mixture, batches: Batches, generator: torch.Generator) -> History:
         """EM from several starts."""
-        reduce = REDUCTIONS[self.reduce]
-        with ProgressBar(type(self).__name__, quiet=not self.verbose) as progress:
-            run = partial(em, tol=self.tol, reduce=reduce, callbacks=[progress])
-            if self.warm_start and hasattr(self, "model_"):
-                model.load_state_dict(self.model_.state_dict())
-                return run(model, batches, max_iter=self.max_iter)
-            return with_restarts(run, model, batches, generator, n_init=self.n_init, max_iter=self.max_iter)
+        return em_from_starts(
+            model,
+            batches,
+            generator,
+            fitted=getattr(self, "model_", None) if self.warm_start else None,
+            n_init=self.n_init,
+            max_iter=self.max_iter,
+            tol=self.tol,
+            reduce=REDUCTIONS[self.reduce],
+            title=type(self).__name__ if self.verbose else None,
+        )
 
     @property
     def weights_(self) -> np.ndarray:
         """The mixing proportions pi, of shape (K,)."""
-        return _array(self.model_.weights)
+        return as_array(self.model_.weights)
 
     @property
     def means_(self) -> np.ndarray:
         """The means, of shape (K, D)."""
-        return _array(self.model_.emission.means)
+        return as_array(self.model_.emission.means)
 
     @property
     def covariances_(self) -> np.ndarray:
         """The covariances, shaped by ``covariance_type``."""
-        return _array(self.model_.emission.covariances)
+        return as_array(self.model_.emission.covariances)
 
     @property
     def precisions_(self) -> np.ndarray:
         """The inverse covariances."""
-        return _array(_inverse(self.model_.emission.covariances, self.covariance_type, "covariances_"))
+        return as_array(inverse(self.model_.emission.covariances, self.covariance_type))
 
     @property
     def precisions_cholesky_(self) -> np.ndarray:
         """U with ``precision = U U'``: upper triangular, or the inverse standard deviations."""
         covariances = self.model_.emission.covariances.detach()
         if self.covariance_type in ("diag", "spherical"):
-            return _array(covariances.rsqrt())
+            return as_array(covariances.rsqrt())
         eye = torch.eye(covariances.shape[-1], dtype=covariances.dtype, device=covariances.device)
-        return _array(torch.linalg.solve_triangular(torch.linalg.cholesky(covariances), eye, upper=False).mT)
+        return as_array(torch.linalg.solve_triangular(torch.linalg.cholesky(covariances), eye, upper=False).mT)
 
     @property
     def converged_(self) -> bool:
@@ -332,29 +334,3 @@ class GaussianMixture(ClusterMixin, Estimator):
     def aic(self, X: Any) -> float:
         """Akaike information criterion on X (lower is better): -2 log p(X) + 2 (number of parameters)."""
         return float(-2 * self.score_samples(X).sum() + 2 * self.model_.count_parameters())
-
-
-def _array(parameter: Tensor) -> np.ndarray:
-    return parameter.detach().cpu().numpy().copy()
-
-
-def _as_shape(name: str, value: Any, shape: tuple[int, ...]) -> Tensor:
-    array = np.asarray(value, dtype=np.float64)
-    if array.shape != tuple(shape):
-        raise ParameterError(f"{name} has shape {array.shape}; expected {tuple(shape)}")
-    if not np.isfinite(array).all():
-        raise ParameterError(f"{name} holds NaN or infinity; expected finite numbers")
-    return torch.from_numpy(array.copy())
-
-
-def _inverse(matrices: Tensor, covariance_type: str, name: str) -> Tensor:
-    """The inverses of covariances or of precisions, shaped by their type."""
-    matrices = matrices.detach()
-    if covariance_type in ("diag", "spherical"):
-        if (matrices <= 0).any():
-            raise ParameterError(f"{name} holds a number that is not positive; expected positive ones")
-        return matrices.reciprocal()
-    try:
-        return torch.cholesky_inverse(torch.linalg.cholesky(matrices))
-    except torch.linalg.LinAlgError as error:
-        raise ParameterError(f"{name} is not symmetric and positive definite; check it") from error

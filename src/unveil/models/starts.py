@@ -39,6 +39,37 @@ def assign_at_random(values: Tensor, weights: Tensor, n_classes: int, generator:
     return (responsibilities / responsibilities.sum(1, keepdim=True)).to(values.device) * weights[:, None]
 
 
+def assign_sequences(
+    values: Tensor, sequences: Tensor, n_sequences: int, n_clusters: int, n_words: int, generator: torch.Generator
+) -> Tensor:
+    """A cluster for each sequence, by how often it visits the regions of the space.
+
+    The steps are quantised into ``2 n_clusters n_words`` words by k-means; a sequence is the square root of its histogram of
+    words (so distances are Hellinger's), and those are clustered by k-means.
+
+    Parameters
+    ----------
+    values : Tensor of shape (n, D)
+        Steps of the sequences.
+    sequences : Tensor of shape (n,)
+        The sequence that each step is in.
+    n_sequences, n_clusters, n_words : int
+        ``n_words`` is how many words a cluster is worth.
+
+    Returns
+    -------
+    clusters : Tensor of shape (n_sequences,), int64
+    """
+    if n_clusters == 1:
+        return torch.zeros(n_sequences, dtype=torch.int64)
+    ones = values.new_ones(len(values))
+    n_words = min(2 * n_clusters * n_words, len(values))
+    words = assign_by_kmeans(values, ones, n_words, generator).argmax(1)
+    counts = torch.bincount(sequences * n_words + words.cpu(), minlength=n_sequences * n_words).view(n_sequences, n_words).double()
+    histograms = (counts / counts.sum(1, keepdim=True).clamp_min(1)).sqrt()
+    return assign_by_kmeans(histograms, torch.ones(n_sequences, dtype=torch.float64), n_clusters, generator).argmax(1)
+
+
 def _one_hot(labels: Tensor, weights: Tensor, n_classes: int) -> Tensor:
     one_hot = torch.nn.functional.one_hot(labels.long(), n_classes).to(weights)
     return one_hot * weights[:, None]

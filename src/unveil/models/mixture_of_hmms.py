@@ -1,0 +1,192 @@
+"""A mixture of hidden Markov models: each sequence comes from one of C models, and which one is hidden. It clusters sequences."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from unveil.core.constraints import boolean, choice, integer, real
+from unveil.core.estimator import ClusterMixin, Estimator, as_array
+from unveil.core.history import History
+from unveil.data.batch import Batches
+from unveil.kernels.gaussian import COVARIANCE_TYPES
+from unveil.learn.reduce import REDUCTIONS
+from unveil.learn.restarts import em_from_starts
+from unveil.models.gaussian_hmm import ChainMixture, build_chains
+
+
+class MixtureOfHMMs(ClusterMixin, Estimator):
+    """Mixture of Gaussian hidden Markov models, learned by maximum likelihood with EM.
+
+    Each sequence chooses a cluster, and follows that cluster's hidden Markov model::
+
+        c ~ Categorical(v),   z_1 | c ~ Categorical(pi_c),   z_t | z_{t-1} = i, c ~ Categorical(A_ci),   x_t | z_t = m, c ~ N(mu_cm, Sigma_cm).
+
+    It is the hidden Markov model of C M states whose transitions are block-diagonal, at the cost of C models of M states.
+
+    Parameters
+    ----------
+    n_clusters : int
+        C, the number of clusters.
+    n_states : int
+        M, the number of states of each cluster's model.
+    covariance_type : {"diag", "full", "tied", "spherical"}
+        As for ``GaussianHMM``; "tied" ties all states of all clusters.
+    tol : float
+        EM stops when an iteration gains less than this, in nats per step.
+    reg_covar : float
+        No eigenvalue of a covariance falls below this, in squared units of the data.
+    max_iter : int
+        The most EM iterations.
+    n_init : int
+        The number of starts. Each is run shortly, and the best is finished. Clusters of sequences have many local optima.
+    startprob_init : array of shape (C, M), optional
+    transmat_init : array of shape (C, M, M), optional
+    means_init : array of shape (C, M, D), optional
+    covariances_init : array, shaped as ``covariances_``, optional
+        Starting values that replace the ones found.
+    random_state : int, RandomState or None
+        Seeds the starts and the samples.
+    warm_start : bool
+        Whether ``fit`` goes on from the fitted parameters, where there are some.
+    verbose : int
+        1 shows the progress.
+    reduce : {"serial", "threads"}
+        Where the E-step runs.
+
+    Attributes
+    ----------
+    weights_ : ndarray of shape (C,)
+    startprob_ : ndarray of shape (C, M)
+    transmat_ : ndarray of shape (C, M, M)
+    means_ : ndarray of shape (C, M, D)
+    covariances_ : ndarray of shape (C, M, ...), or (D, D) when tied
+    history_ : History
+
+    References
+    ----------
+    Smyth (1997), Clustering sequences with hidden Markov models.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> rng = np.random.default_rng(0)
+    >>> rising = [np.sort(rng.normal(size=(n, 1)), axis=0) for n in (20, 30, 25)]
+    >>> falling = [x[::-1] for x in rising]
+    >>> clusters = MixtureOfHMMs(n_clusters=2, n_states=3, n_init=5, random_state=0).fit_predict(rising + falling)
+    >>> bool((clusters[:3] == clusters[0]).all() and (clusters[3:] != clusters[0]).all())
+    True
+    """
+
+    items = "sequences"
+    constraints = {  # noqa: RUF012
+        "n_clusters": integer(1),
+        "n_states": integer(1),
+        "covariance_type": choice(*COVARIANCE_TYPES),
+        "tol": real(0.0),
+        "reg_covar": real(0.0),
+        "max_iter": integer(1),
+        "n_init": integer(1),
+        "warm_start": boolean,
+        "verbose": integer(0),
+        "reduce": choice(*REDUCTIONS),
+    }
+
+    def __init__(
+        self,
+        n_clusters: int = 2,
+        n_states: int = 3,
+        *,
+        covariance_type: str = "diag",
+        tol: float = 1e-4,
+        reg_covar: float = 1e-6,
+        max_iter: int = 100,
+        n_init: int = 5,
+        startprob_init: Any = None,
+        transmat_init: Any = None,
+        means_init: Any = None,
+        covariances_init: Any = None,
+        random_state: Any = None,
+        warm_start: bool = False,
+        verbose: int = 0,
+        reduce: str = "serial",
+    ):
+        self.n_clusters = n_clusters
+        self.n_states = n_states
+        self.covariance_type = covariance_type
+        self.tol = tol
+        self.reg_covar = reg_covar
+        self.max_iter = max_iter
+        self.n_init = n_init
+        self.startprob_init = startprob_init
+        self.transmat_init = transmat_init
+        self.means_init = means_init
+        self.covariances_init = covariances_init
+        self.random_state = random_state
+        self.warm_start = warm_start
+        self.verbose = verbose
+        self.reduce = reduce
+
+    def build(self, n_features: int) -> ChainMixture:
+        """C chains side by side."""
+        return build_chains(self, self.n_clusters, n_features)
+
+    def learn(self, model: ChainMixture, batches: Batches, generator: torch.Generator) -> History:
+        """EM from several starts."""
+        return em_from_starts(
+            model,
+            batches,
+            generator,
+            fitted=getattr(self, "model_", None) if self.warm_start else None,
+            n_init=self.n_init,
+            max_iter=self.max_iter,
+            tol=self.tol,
+            reduce=REDUCTIONS[self.reduce],
+            title=type(self).__name__ if self.verbose else None,
+        )
+
+    def predict_states(self, X: Any, *, lengths: Any = None) -> Any:
+        """The most probable path through the most probable cluster's states, 0 .. M - 1: one for each step, in the form of X."""
+        path, layout = self._map(X, lengths, lambda batch: self.model_.viterbi(batch)[0])
+        return layout.per_step(path)
+
+    @property
+    def weights_(self) -> np.ndarray:
+        """The mixing proportions v, of shape (C,)."""
+        return as_array(self.model_.weights)
+
+    @property
+    def startprob_(self) -> np.ndarray:
+        """The initial probabilities, of shape (C, M)."""
+        return as_array(self.model_.initial)
+
+    @property
+    def transmat_(self) -> np.ndarray:
+        """The transition probabilities, of shape (C, M, M): rows are where from."""
+        return as_array(self.model_.transition)
+
+    @property
+    def means_(self) -> np.ndarray:
+        """The means, of shape (C, M, D)."""
+        return self._by_cluster(self.model_.emission.means)
+
+    @property
+    def covariances_(self) -> np.ndarray:
+        """The covariances: (C, M, D), (C, M, D, D), (C, M), or (D, D) when tied."""
+        covariances = self.model_.emission.covariances
+        return as_array(covariances) if self.covariance_type == "tied" else self._by_cluster(covariances)
+
+    def _by_cluster(self, parameter: torch.Tensor) -> np.ndarray:
+        return as_array(parameter).reshape(self.n_clusters, self.n_states, *parameter.shape[1:])
+
+    @property
+    def converged_(self) -> bool:
+        """Whether EM stopped by itself."""
+        return self.history_.converged
+
+    @property
+    def n_iter_(self) -> int:
+        """The number of EM iterations."""
+        return max(self.history_.n_iter, 1)
