@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -15,8 +16,8 @@ import torch
 from sklearn.base import clone
 
 from unveil.core.estimator import Estimator
-from unveil.data.files import atomic_path, check_sound, open_audio
-from unveil.errors import InputError
+from unveil.data.files import atomic_path, audio_files, check_sound, open_audio, read_audio
+from unveil.errors import ConvergenceWarning, InputError
 from unveil.kernels.stft import istft, stft, window_length
 from unveil.kernels.wiener import wiener_masks
 from unveil.models.nmf import NMF
@@ -65,7 +66,7 @@ class Separator:
         *,
         model: Estimator | None = None,
         n_fft: int | None = None,
-        on_source: Callable[[str], Any] = lambda name: None,
+        on_progress: Advance = lambda fraction: None,
     ) -> Separator:
         """Fit one model to the clean examples of each source.
 
@@ -78,9 +79,9 @@ class Separator:
         model : Estimator, optional
             Cloned for each source; by default an NMF with 30 atoms.
         n_fft : int, optional
-            Window length in samples; by default the power of two nearest to 0.1 s.
-        on_source : callable
-            Called with the name of each source before it is learned.
+            Window length in samples; by default the power of two nearest to 0.15 s.
+        on_progress : callable
+            Called with the fraction of the sources that are learned.
         """
         if len(sources) < 2:
             raise InputError(f"{len(sources)} source is not a mixture; give clean examples of at least two")
@@ -88,7 +89,6 @@ class Separator:
         hop = n_fft // 4
         models = {}
         for name, examples in sources.items():
-            on_source(name)
             examples = [examples] if isinstance(examples, np.ndarray) else list(examples)
             if not examples:
                 raise InputError(f"source {name!r} has no examples; give at least one clean recording of it")
@@ -97,7 +97,10 @@ class Separator:
                 check_signal(example, f"example {i} of source {name!r}")
                 mono = np.atleast_2d(example).mean(0)
                 frames.append(stft(torch.from_numpy(mono), n_fft, hop).abs().T)
-            models[name] = clone(model or default_source_model()).fit(torch.cat(frames).numpy())
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ConvergenceWarning)  # a dictionary is good long before it has converged
+                models[name] = clone(model or default_source_model()).fit(torch.cat(frames).numpy())
+            on_progress(len(models) / len(sources))
         return cls(models, sample_rate, n_fft, hop)
 
     def __call__(self, mixture: np.ndarray, *, on_progress: Advance = lambda fraction: None) -> dict[str, np.ndarray]:
@@ -191,7 +194,7 @@ def separate(
     model : Estimator, optional
         Cloned for each source; by default an NMF with 30 atoms.
     n_fft : int, optional
-        Window length in samples; by default the power of two nearest to 0.1 s.
+        Window length in samples; by default the power of two nearest to 0.15 s.
 
     Returns
     -------
@@ -228,3 +231,40 @@ def check_signal(samples: Any, name: str) -> None:
     if not np.isfinite(array).all():
         raise InputError(f"{name} holds NaN or infinite samples; repair or export it again")
     check_sound(array, name, allow_clipped=True)
+
+
+def check_file(path: str | os.PathLike, *, allow_clipped: bool = False) -> int:
+    """The sample rate of a sound file, after going through it once: it is whole, not silent and not clipped."""
+    with open_audio(path) as file:
+        n_read, pieces = 0, []
+        for block in file.blocks(int(CHUNK_SECONDS * file.samplerate), dtype="float64", always_2d=True):
+            n_read += len(block)
+            if not np.isfinite(block).all():
+                raise InputError(f"{path}: holds NaN or infinite samples; export it again")
+            if not allow_clipped and block.any():
+                check_sound(block.T, str(path))
+            pieces.append(bool(block.any()))
+        if n_read < file.frames:
+            raise InputError(f"{path}: cut short, {n_read} of {file.frames} samples; copy the file again")
+        if not any(pieces):
+            raise InputError(f"{path}: silent, every sample is zero; check the recording")
+        return file.samplerate
+
+
+def read_examples(
+    path: str | os.PathLike, sample_rate: int, *, seconds: float | None = None, allow_clipped: bool = False
+) -> list[np.ndarray]:
+    """Clean examples from a sound file or a folder of them, mono, at ``sample_rate``; the first ``seconds`` of each."""
+    examples = []
+    for file in audio_files(path):
+        samples, _ = read_audio(file, sample_rate, mono=True)
+        kept = samples if seconds is None else samples[: int(seconds * sample_rate)]
+        check_sound(kept, str(file), allow_clipped=allow_clipped)
+        examples.append(kept)
+    return examples
+
+
+def read_beginning(path: str | os.PathLike, seconds: float = 60.0) -> np.ndarray:
+    """The first samples of a sound file, (n_channels, n_samples)."""
+    with open_audio(path) as file:
+        return file.read(int(seconds * file.samplerate), dtype="float64", always_2d=True).T

@@ -260,7 +260,7 @@ def _as_json(name: str, value: Any) -> Any:
     )
 
 
-class ClusterMixin(ABC):
+class ClusterMixin:
     """For models whose posterior has ``responsibilities`` (n_items, n_clusters): the cluster of each item."""
 
     def predict(self, X: Any, *, lengths: Any = None) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import pairwise
 from typing import Protocol
 
 import numpy as np
@@ -215,7 +216,7 @@ class Batches:
 
     def __iter__(self) -> Iterator[Batch]:
         edges = self._edges()
-        for first, last in zip(edges, edges[1:], strict=False):
+        for first, last in pairwise(edges):
             yield self._read(first, last)
 
     def _edges(self) -> list[int]:

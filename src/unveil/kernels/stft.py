@@ -38,7 +38,7 @@ def n_frames(n_samples: int, hop: int) -> int:
     return n_samples // hop + 1
 
 
-def window_length(sample_rate: int, seconds: float = 0.1) -> int:
+def window_length(sample_rate: int, seconds: float = 0.15) -> int:
     """The power of two that is nearest to ``seconds`` of samples: long enough to resolve the partials of low notes."""
     return max(64, 2 ** round(torch.log2(torch.tensor(seconds * sample_rate)).item()))
 

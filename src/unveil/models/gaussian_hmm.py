@@ -270,7 +270,7 @@ class GaussianHMM(Estimator):
     """
 
     items = "sequences"
-    constraints = {  # noqa: RUF012
+    constraints = {
         "n_states": integer(1),
         "covariance_type": choice(*COVARIANCE_TYPES),
         "tol": real(0.0),

@@ -204,7 +204,7 @@ class GaussianMixture(ClusterMixin, Estimator):
     """
 
     items = "points"
-    constraints = {  # noqa: RUF012
+    constraints = {
         "n_components": integer(1),
         "covariance_type": choice(*COVARIANCE_TYPES),
         "tol": real(0.0),

@@ -81,7 +81,7 @@ class MixtureOfHMMs(ClusterMixin, Estimator):
     """
 
     items = "sequences"
-    constraints = {  # noqa: RUF012
+    constraints = {
         "n_clusters": integer(1),
         "n_states": integer(1),
         "covariance_type": choice(*COVARIANCE_TYPES),

@@ -306,7 +306,7 @@ class NMF(SeparateMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, Esti
 
     items = "points"
     allows_nan = True
-    constraints = {  # noqa: RUF012
+    constraints = {
         "n_components": integer(1),
         "beta_loss": choice(*BETAS, *BETAS.values()),
         "sparsity": real(0.0),

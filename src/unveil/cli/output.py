@@ -1,0 +1,80 @@
+"""What commands print: tables for people, JSON for programs, and progress."""
+
+from __future__ import annotations
+
+import json
+import math
+import shlex
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import typer
+
+JSON_OPTION = typer.Option(False, "--json", help="Print JSON, for programs to read.")
+
+
+def command_line() -> str:
+    """The command as it was typed."""
+    return shlex.join(["unveil", *sys.argv[1:]])
+
+
+def print_json(value: Any) -> None:
+    """Print a value as JSON; NaN becomes null."""
+    typer.echo(json.dumps(_plain(value)))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _plain(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(each) for each in value]
+    if isinstance(value, Path):
+        return str(value)
+    if hasattr(value, "tolist"):
+        return _plain(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def print_table(columns: list[str], rows: list[list[str]], title: str | None = None) -> None:
+    """Print a table on standard output."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*columns, title=title)
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)
+
+
+def decibels(value: float) -> str:
+    """A level as people read it, a dash for NaN."""
+    return "-" if math.isnan(value) else f"{value:.1f} dB"
+
+
+@contextmanager
+def progress(title: str, *, quiet: bool = False) -> Iterator[Callable[[float], None]]:
+    """A bar on a terminal, and a line every few seconds elsewhere; yields a function of the fraction that is done."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(stderr=True)
+    if quiet or not console.is_terminal:
+        last = time.monotonic()
+
+        def tell(fraction: float) -> None:
+            nonlocal last
+            if not quiet and time.monotonic() - last > 5:
+                last = time.monotonic()
+                print(f"{title}: {fraction:.0%}", file=sys.stderr)
+
+        yield tell
+        return
+    with Progress(console=console, transient=True) as bar:
+        task = bar.add_task(title, total=1.0)
+        yield lambda fraction: bar.update(task, completed=fraction)
