@@ -43,7 +43,8 @@ def choice(*options: Any) -> Check:
     """One of the given values."""
 
     def check(name: str, value: Any) -> None:
-        if not any(value is option or (type(value) is type(option) and value == option) for option in options):
+        plain = str(value) if isinstance(value, str) else value  # numpy's strings are strings
+        if not any(plain is option or (type(plain) is type(option) and plain == option) for option in options):
             raise ParameterError(f"{name}={value!r}: expected one of {', '.join(map(repr, options))}")
 
     return check

@@ -28,7 +28,8 @@ from unveil.data.layout import (
     offsets_of,
     read_sequences,
 )
-from unveil.errors import InputError, ModelFileError
+from unveil.data.workers import map_batches
+from unveil.errors import InputError, ModelFileError, ParameterError
 
 
 class Estimator(BaseEstimator, ABC):
@@ -84,11 +85,17 @@ class Estimator(BaseEstimator, ABC):
         -------
         self
         """
-        self._check_parameters()
-        batches, _ = self._read(X, lengths, sample_weight, reset=True)
-        self.n_features_in_ = batches.n_features
-        model = self.build(batches.n_features).to(batches.device)
-        self.history_ = self.learn(model, batches, self._generator())
+        earlier = dict(vars(self))
+        try:
+            self._check_parameters()
+            batches, _ = self._read(X, lengths, sample_weight, reset=True)
+            self.n_features_in_ = batches.n_features
+            model = self.build(batches.n_features).to(batches.device)
+            self.history_ = self.learn(model, batches, self._generator())
+        except BaseException:  # an earlier fit stays usable
+            vars(self).clear()
+            vars(self).update(earlier)
+            raise
         self.model_ = model
         return self
 
@@ -171,7 +178,7 @@ class Estimator(BaseEstimator, ABC):
             model = estimator.build(header["n_features"])
             model.load_state_dict(state)
             estimator.history_ = History(**header["history"])
-        except (KeyError, TypeError, RuntimeError) as error:
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
             reason = str(error).splitlines()[0]
             raise ModelFileError(f"{path}: its contents do not fit a {cls.__name__} ({reason}); save the model again") from error
         estimator.n_features_in_ = header["n_features"]
@@ -191,7 +198,10 @@ class Estimator(BaseEstimator, ABC):
 
     def _generator(self, random_state: Any = None) -> torch.Generator:
         chosen = self.random_state if random_state is None else random_state  # type: ignore[attr-defined]
-        seed = int(check_random_state(chosen).randint(np.iinfo(np.int32).max))
+        try:
+            seed = int(check_random_state(chosen).randint(np.iinfo(np.int32).max))
+        except ValueError as error:
+            raise ParameterError(f"random_state={chosen!r}: expected None, a whole number >= 0 or a RandomState") from error
         return torch.Generator().manual_seed(seed)
 
     def _fitted_model(self) -> Any:
@@ -204,7 +214,7 @@ class Estimator(BaseEstimator, ABC):
         batches, layout = self._read(X, lengths)
         model.to(batches.device)
         with torch.no_grad():
-            return torch.cat([function(batch) for batch in batches]), layout
+            return torch.cat(list(map_batches(function, batches))), layout
 
     def _read(self, X: Any, lengths: Any = None, weights: Any = None, *, reset: bool = False) -> tuple[Batches, Layout]:
         """Batches and layout of the user's data, checked."""
@@ -239,7 +249,12 @@ class Estimator(BaseEstimator, ABC):
             return table
         if isinstance(X, list) and X and all(np.ndim(each) == 2 for each in X):
             raise InputError(f"{type(self).__name__} takes one table of points, not a list of {len(X)}; use numpy.concatenate")
-        return validate_data(self, X, reset=reset, dtype=[np.float64, np.float32], ensure_all_finite=False)
+        try:
+            return validate_data(self, X, reset=reset, dtype=[np.float64, np.float32], ensure_all_finite=False)
+        except ValueError as error:
+            if "feature names" in str(error):  # a list of names, one in each line
+                raise
+            raise InputError(" ".join(str(error).split())) from error
 
 
 def as_array(parameter: Tensor) -> np.ndarray:

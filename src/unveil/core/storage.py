@@ -48,7 +48,9 @@ def read_model(path: str | os.PathLike) -> tuple[dict[str, Any], dict[str, Tenso
         raise ModelFileError(f"{path}: damaged or not a model file ({error}); save or copy the model again") from error
     except (KeyError, json.JSONDecodeError) as error:
         raise ModelFileError(f"{path}: a safetensors file, but not one that Unveil wrote; expected a saved estimator") from error
-    if header.get("format", 0) > FORMAT:
+    if not isinstance(header, dict) or not isinstance(header.get("format"), int):
+        raise ModelFileError(f"{path}: a safetensors file, but not one that Unveil wrote; expected a saved estimator")
+    if header["format"] > FORMAT:
         raise ModelFileError(f"{path}: written by a newer Unveil (format {header['format']} > {FORMAT}); upgrade Unveil")
     return header, tensors
 

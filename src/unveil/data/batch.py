@@ -14,8 +14,8 @@ from torch import Tensor
 
 from unveil.errors import InputError
 
-BATCH_BYTES = 1 << 20  # of float64 values: a batch and what an E-step makes of it then stay in the caches
-MIN_BATCH_STEPS, MAX_BATCH_STEPS = 2048, 16384
+BATCH_BYTES = 1 << 19  # of float64 values: a batch and what an E-step makes of it then stay in the caches
+MIN_BATCH_STEPS, MAX_BATCH_STEPS = 256, 16384
 
 
 @dataclass(frozen=True)
@@ -115,9 +115,10 @@ class Rows(Protocol):
 
 
 class MemoryRows:
-    """Rows of an array or a tensor that is there already; nothing is copied."""
+    """Rows of an array or a tensor that is there already; nothing is copied. ``source`` names it in error messages."""
 
-    def __init__(self, values: np.ndarray | Tensor):
+    def __init__(self, values: np.ndarray | Tensor, source: str = ""):
+        self._source = source
         if not isinstance(values, Tensor):
             with_numbers = values if values.dtype in (np.float32, np.float64) else values.astype(np.float64)
             # a read-only array is wrapped as it is: nothing in the library writes to its input
@@ -132,7 +133,7 @@ class MemoryRows:
 
     def place(self, row: int) -> str:
         """Where a row is, in words."""
-        return f"row {row}"
+        return f"row {row} of {self._source}" if self._source else f"row {row}"
 
 
 class Batches:
@@ -151,7 +152,7 @@ class Batches:
     labels : ndarray of shape (n_steps,), optional
         Known states or classes, -1 where unknown.
     batch_steps : int, optional
-        The number of steps that a batch holds, at least one sequence; by default about a megabyte.
+        The number of steps that a batch holds, at least one sequence; by default about half a megabyte.
     allow_nan : bool
         Let NaN pass, for models that take it as missing; otherwise NaN and infinity are errors that name their place.
 

@@ -99,13 +99,13 @@ def _check_sequences(sequences: list) -> None:
             raise InputError(f"sequence {i} has no columns; give at least one feature")
 
 
-def as_rows(values: np.ndarray | Tensor) -> MemoryRows:
+def as_rows(values: np.ndarray | Tensor, source: str = "") -> MemoryRows:
     """Rows over an array or tensor, which stays the user's own and is never written to."""
     if isinstance(values, np.ndarray) and any(stride < 0 for stride in values.strides):
         values = np.ascontiguousarray(values)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        return MemoryRows(values)
+        return MemoryRows(values, source)
 
 
 def offsets_of(lengths: Any) -> np.ndarray:
@@ -128,7 +128,10 @@ def check_lengths(lengths: Any, n_steps: int) -> np.ndarray:
 
 def check_weights(weights: Any, n_items: int) -> np.ndarray:
     """Item weights as float64, after making sure that they fit."""
-    weights = np.asarray(weights.detach().cpu() if isinstance(weights, Tensor) else weights, dtype=np.float64)
+    try:
+        weights = np.asarray(weights.detach().cpu() if isinstance(weights, Tensor) else weights, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"sample_weight holds what is not a number ({error}); give one number for each item") from error
     if weights.shape != (n_items,):
         raise InputError(f"sample_weight has shape {weights.shape}; expected one weight for each of the {n_items} items")
     if not np.isfinite(weights).all() or (weights < 0).any():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import zipfile
+import zlib
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from itertools import groupby
@@ -113,12 +114,19 @@ def _open_npz(path: Path) -> Batches:
 
 
 def _npz_offsets(path: Path, names: list[str], n_rows: int) -> np.ndarray:
-    with np.load(path, allow_pickle=False) as arrays:
-        if "lengths" in names:
-            return offsets_of(check_lengths(arrays["lengths"], n_rows))
-        if "offsets" in names:
-            return offsets_of(check_lengths(np.diff(arrays["offsets"]), n_rows))
-    return offsets_of([n_rows])
+    name = next((name for name in ("lengths", "offsets") if name in names), None)
+    if name is None:
+        return offsets_of([n_rows])
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            found = arrays[name]
+    except (ValueError, EOFError, zlib.error, zipfile.BadZipFile) as error:
+        raise InputError(f"{path}[{name}]: cannot be read ({error}); write whole numbers into it with numpy.savez") from error
+    if name == "offsets":
+        if found.ndim != 1 or found[:1].tolist() != [0]:
+            raise InputError(f"{path}[offsets]: expected a list of whole numbers that begins with 0, and ends with {n_rows}")
+        found = np.diff(found)
+    return offsets_of(check_lengths(found, n_rows))
 
 
 def _natural(name: str) -> list:
@@ -141,7 +149,7 @@ def _open_text(path: Path) -> Batches:
         raise InputError(f"{path}: not a table of numbers ({error}); give one row a line, the same columns in each") from error
     if table.size == 0:
         raise InputError(f"{path}: holds no rows; give at least one")
-    return Batches(as_rows(table), offsets_of([len(table)]))
+    return Batches(as_rows(table, str(path)), offsets_of([len(table)]))
 
 
 def _all_numbers(fields: list[str]) -> bool:
@@ -191,8 +199,11 @@ class NpyRows:
         width = self._dtype.itemsize * self.n_features
         block = np.empty((stop - start, self.n_features), dtype=self._dtype)
         with self._one_at_a_time:
-            self._file.seek(self._begin + start * width)
-            n_read = self._file.readinto(block.reshape(-1).view(np.uint8))
+            try:
+                self._file.seek(self._begin + start * width)
+                n_read = self._file.readinto(block.reshape(-1).view(np.uint8))
+            except (EOFError, OSError, zlib.error, zipfile.BadZipFile) as error:
+                raise InputError(f"{self._name}: damaged ({error}); copy or write it again") from error
         if n_read < block.nbytes:
             have = start + n_read // width
             raise InputError(f"{self._name}: cut short, its header promises {self.n_rows} rows and {have} are there; copy it again")

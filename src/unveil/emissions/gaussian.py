@@ -94,7 +94,8 @@ class Gaussian(Emission):
     def log_density(self, features: Tensor) -> Tensor:
         """log N(x; mu_k, Sigma_k), of shape (n, K)."""
         natural, constant = self._natural()
-        return torch.addmm(constant, features, natural.T)
+        # Components first: matrix products with few columns are slow. The transposed result costs nothing.
+        return torch.addmm(constant[:, None], natural, features.T).T
 
     def _natural(self) -> tuple[Tensor, Tensor]:
         """Natural parameters, kept from one batch to the next until a parameter changes."""

@@ -48,7 +48,13 @@ class ChainExpectations:
 
 def log_partition(initial: Tensor, transition: Tensor, log_emission: Tensor, offsets: Tensor) -> Tensor:
     """log Z of each sequence under each chain, of shape (n_sequences, C)."""
-    return _log_partition(initial.log(), transition.log(), log_emission.double(), offsets)
+    return _log_partition(_log(initial), _log(transition), log_emission.double(), offsets)
+
+
+def _log(probabilities: Tensor) -> Tensor:
+    """Logarithms, of which those of zero are -inf and have gradient zero: what is impossible stays so."""
+    possible = probabilities > 0
+    return torch.where(possible, torch.where(possible, probabilities, 1.0).log(), -torch.inf)
 
 
 def _log_partition(log_initial: Tensor, log_transition: Tensor, log_emission: Tensor, offsets: Tensor) -> Tensor:
@@ -134,10 +140,13 @@ def expectations(
 
 
 def filtered(initial: Tensor, transition: Tensor, log_emission: Tensor, offsets: Tensor) -> Tensor:
-    """p(z_t | x_1 .. x_t): what is known of the state without the future; shape (n_steps, C, M)."""
+    """p(z_t | x_1 .. x_t): what is known of the state without the future; zeros where x_1 .. x_t is impossible.
+
+    Shape (n_steps, C, M).
+    """
     probabilities = torch.empty_like(log_emission, dtype=torch.float64)
     for rows, _, log_alpha in _forward(initial.log(), transition.log(), log_emission.double(), offsets):
-        probabilities[rows] = log_alpha.softmax(2)
+        probabilities[rows] = log_alpha.softmax(2).nan_to_num(0.0)
     return probabilities
 
 
@@ -189,6 +198,7 @@ def sample_paths(
     Returns
     -------
     path : Tensor of shape (n_steps,), int64
+        State 0 where the observations are impossible.
     """
     forward = filtered(initial, transition, log_emission, offsets)
     path = torch.empty(log_emission.shape[0], dtype=torch.int64)
@@ -204,4 +214,5 @@ def draw(weights: Tensor, uniform: float) -> int:
     """The index whose share of the cumulative ``weights`` holds the fraction ``uniform`` of their sum."""
     cumulative = weights.cumsum(0)
     index = int(torch.searchsorted(cumulative, uniform * cumulative[-1], right=True))
-    return min(index, int(weights.nonzero().max()))
+    possible = weights.nonzero()
+    return min(index, int(possible.max())) if len(possible) else 0

@@ -1,4 +1,4 @@
-"""Hidden Markov chains on the CPU: the twin of ``chains``, compiled by numba, on as many cores as torch uses.
+"""Hidden Markov chains on the CPU: the twin of ``chains``, compiled by numba. Threads may run it side by side.
 
 Each sequence is first tried with scaled probabilities: emissions divided by the largest of their step, forward messages
 divided by their sum. That is exact as long as no state that could be reached loses its probability to underflow; where
@@ -8,12 +8,13 @@ chains need the evidence of all of them, so each sequence runs forwards through 
 
 from __future__ import annotations
 
-from threading import Lock
+from typing import NamedTuple
 
 import numba
 import numpy as np
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from unveil.kernels.chains import ChainExpectations
 
@@ -22,14 +23,39 @@ _compiled = numba.njit(nogil=True, cache=True, error_model="numpy", fastmath={"r
 
 _LOST = 1e-200  # a reachable state below this may be about to underflow
 _NEGLIGIBLE = 1e-100  # non-zero transitions below this defeat the check for lost states
-_SMALL_TASK = 1 << 15  # multiply-adds below which threads cost more than they bring
+
+
+# ---- small products: four rows at a time, so that each pass over the columns does enough -------------------------------
+
+
+@_compiled
+def _multiply(vector, matrix, out):
+    """``out = vector @ matrix``."""
+    n = len(vector)
+    first = vector[0]
+    for j in range(n):
+        out[j] = first * matrix[0, j]
+    for i in range(1, n):
+        here = vector[i]
+        for j in range(n):
+            out[j] += here * matrix[i, j]
+
+
+@_compiled
+def _add_outer(left, right, out):
+    """``out += outer(left, right)``."""
+    n = len(left)
+    for i in range(n):
+        here = left[i]
+        for j in range(n):
+            out[i, j] += here * right[j]
 
 
 # ---- one sequence, one chain -----------------------------------------------------------------------------------------
 
 
 @_compiled
-def _forward_scaled(initial, transition, likelihood, log_emission, shift, alpha, inverse_scale, arriving, reachable, sparse):
+def _forward_scaled(initial, transition, likelihood, shift, alpha, inverse_scale, arriving, reachable, sparse):
     """Fill ``alpha`` (T, M) with p(z_t | x_1..t) and return (log Z, whether it can be trusted)."""
     n_steps, n_states = alpha.shape
     log_z, product, everywhere = 0.0, 1.0, False
@@ -38,13 +64,7 @@ def _forward_scaled(initial, transition, likelihood, log_emission, shift, alpha,
             for j in range(n_states):
                 arriving[j] = initial[j]
         else:
-            first = alpha[t - 1, 0]
-            for j in range(n_states):
-                arriving[j] = first * transition[0, j]
-            for i in range(1, n_states):
-                here = alpha[t - 1, i]
-                for j in range(n_states):
-                    arriving[j] += here * transition[i, j]
+            _multiply(alpha[t - 1], transition, arriving)
         if sparse:
             if not everywhere:
                 everywhere = _spread(initial, transition, reachable, t)
@@ -130,18 +150,10 @@ def _backward_scaled(reversed_transition, likelihood, states, inverse_scale, wei
     for t in range(n_steps - 2, -1, -1):
         inverse = inverse_scale[t + 1]
         for j in range(n_states):
-            passed[j] = message[j] * likelihood[t + 1, j] * inverse
-        for i in range(n_states):
-            here = states[t, i]
-            for j in range(n_states):
-                pairs[i, j] += here * passed[j]
-        first = passed[0]
-        for i in range(n_states):
-            message[i] = reversed_transition[0, i] * first
-        for j in range(1, n_states):
-            there = passed[j]
-            for i in range(n_states):
-                message[i] += reversed_transition[j, i] * there
+            # The message of a state that no path reaches may have overflowed, and counts for nothing.
+            passed[j] = message[j] * likelihood[t + 1, j] * inverse if states[t + 1, j] != 0.0 else 0.0
+        _add_outer(states[t], passed, pairs)
+        _multiply(passed, reversed_transition, message)
         for i in range(n_states):
             states[t, i] *= message[i]
 
@@ -174,91 +186,132 @@ def _backward_log(log_transition, log_emission, states, log_z, weight, pairs, me
             states[t, i] = weight * np.exp(states[t, i] + message[i] - log_z)
 
 
-# ---- a share of the sequences, all chains ----------------------------------------------------------------------------
+# ---- all sequences, all chains ---------------------------------------------------------------------------------------
+
+
+class _Chains(NamedTuple):
+    """The arrays that the compiled functions read, and the ones that they fill."""
+
+    offsets: np.ndarray
+    initial: np.ndarray
+    transition: np.ndarray
+    reversed_transition: np.ndarray
+    log_initial: np.ndarray
+    log_transition: np.ndarray
+    kind: np.ndarray
+    log_emission: np.ndarray
+    shift: np.ndarray
+    likelihood: np.ndarray
+    states: np.ndarray
+    inverse_scale: np.ndarray
+    log_z: np.ndarray
+    scaled: np.ndarray
+
+
+def _prepare(initial: Tensor, transition: Tensor, log_emission: Tensor, offsets: Tensor) -> _Chains:
+    pi, a = _array(initial), _array(transition)
+    emission = log_emission.detach().to(torch.float64).contiguous()
+    n_steps, n_chains, n_states = emission.shape
+    n_sequences = len(offsets) - 1
+    shift = emission.amax(2, keepdim=True)
+    shift.masked_fill_(shift == -torch.inf, 0.0)
+    with np.errstate(divide="ignore"):
+        return _Chains(
+            offsets=offsets.numpy(),
+            initial=pi,
+            transition=a,
+            reversed_transition=np.ascontiguousarray(a.transpose(0, 2, 1)),
+            log_initial=np.log(pi),
+            log_transition=np.log(a),
+            kind=np.array([_kind(*each) for each in zip(pi, a, strict=True)]),
+            log_emission=emission.numpy(),
+            shift=shift[:, :, 0].numpy(),
+            likelihood=(emission - shift).exp_().numpy(),
+            states=np.empty((n_steps, n_chains, n_states)),
+            inverse_scale=np.empty((n_steps, n_chains)),
+            log_z=np.empty((n_sequences, n_chains)),
+            scaled=np.empty((n_sequences, n_chains), dtype=np.bool_),
+        )
+
+
+def _array(tensor: Tensor) -> np.ndarray:
+    return tensor.detach().to(torch.float64).contiguous().numpy()
+
+
+def _kind(initial: np.ndarray, transition: np.ndarray) -> int:
+    """0: every transition can be made, so no state is ever lost for good. 1: some cannot. 2: only the log domain is safe."""
+    numbers = np.concatenate([initial, transition.ravel()])
+    if ((numbers > 0) & (numbers < _NEGLIGIBLE)).any():
+        return 2
+    return int((numbers == 0).any())
 
 
 @_compiled
-def _forward_share(
-    begin, end, offsets, initial, transition, log_initial, log_transition, kind, likelihood, log_emission, shift, states, log_z, scaled,
-    inverse_scale,
-):  # fmt: skip
-    """Forward messages of sequences ``begin`` to ``end``, scaled where that is exact and in the log domain elsewhere."""
-    n_chains, n_states = initial.shape
+def _forward_sequence(n, chains, arriving, reachable):
+    """Forward messages of one sequence in ``states``: scaled where that is exact, in the log domain elsewhere."""
+    a, b = chains.offsets[n], chains.offsets[n + 1]
+    for c in range(len(chains.initial)):
+        states, good = chains.states[a:b, c], chains.kind[c] != 2
+        if good:
+            reachable[:] = False
+            chains.log_z[n, c], good = _forward_scaled(
+                chains.initial[c], chains.transition[c], chains.likelihood[a:b, c], chains.shift[a:b, c], states,
+                chains.inverse_scale[a:b, c], arriving, reachable, chains.kind[c] == 1,
+            )  # fmt: skip
+        if not good:
+            chains.log_z[n, c] = _forward_log(chains.log_initial[c], chains.log_transition[c], chains.log_emission[a:b, c], states)
+        chains.scaled[n, c] = good
+
+
+@_compiled
+def _forward(chains):
+    n_states = chains.initial.shape[1]
     arriving, reachable = np.empty(n_states), np.zeros(n_states, dtype=np.bool_)
-    for n in range(begin, end):
-        a, b = offsets[n], offsets[n + 1]
-        for c in range(n_chains):
-            good = kind[c] != 2
-            if good:
-                reachable[:] = False
-                log_z[n, c], good = _forward_scaled(
-                    initial[c], transition[c], likelihood[a:b, c], log_emission[a:b, c], shift[a:b, c], states[a:b, c],
-                    inverse_scale[a:b, c], arriving, reachable, kind[c] == 1,
-                )  # fmt: skip
-            if not good:
-                log_z[n, c] = _forward_log(log_initial[c], log_transition[c], log_emission[a:b, c], states[a:b, c])
-            scaled[n, c] = good
+    for n in range(len(chains.log_z)):
+        _forward_sequence(n, chains, arriving, reachable)
 
 
 @_compiled
-def _expect_share(
-    begin, end, offsets, initial, transition, reversed_transition, log_initial, log_transition, kind, likelihood, log_emission, shift,
-    log_weights, weights, states, inverse_scale, log_z, scaled, log_evidence, responsibilities, first, pairs,
-):  # fmt: skip
-    """Posteriors of sequences ``begin`` to ``end``; ``first`` (C, M) and ``pairs`` (C, M, M) are this share's own sums."""
-    n_chains, n_states = initial.shape
+def _expect(chains, log_weights, weights, log_evidence, responsibilities, first, pairs):
+    """Turn ``states`` into posteriors; fill the evidence and responsibilities, and add to ``first`` and ``pairs``."""
+    n_chains, n_states = chains.initial.shape
+    arriving, reachable = np.empty(n_states), np.zeros(n_states, dtype=np.bool_)
     message, passed = np.empty(n_states), np.empty(n_states)
     factored = np.zeros((n_chains, n_states, n_states))
-    for n in range(begin, end):
-        _forward_share(
-            n, n + 1, offsets, initial, transition, log_initial, log_transition, kind, likelihood, log_emission, shift, states, log_z,
-            scaled, inverse_scale,
-        )  # fmt: skip
-        a, b = offsets[n], offsets[n + 1]
-        log_evidence[n] = _log_sum_exp(log_weights + log_z[n])
+    for n in range(len(chains.log_z)):
+        _forward_sequence(n, chains, arriving, reachable)
+        a, b = chains.offsets[n], chains.offsets[n + 1]
+        log_evidence[n] = _log_sum_exp(log_weights + chains.log_z[n])
         for c in range(n_chains):
-            share = np.exp(log_weights[c] + log_z[n, c] - log_evidence[n]) if log_z[n, c] > -np.inf else 0.0
+            log_z, states = chains.log_z[n, c], chains.states[a:b, c]
+            share = np.exp(log_weights[c] + log_z - log_evidence[n]) if log_weights[c] + log_z > -np.inf else 0.0
             responsibilities[n, c] = share
             weight = share * weights[n]
             if weight == 0.0:
-                states[a:b, c] = 0.0
-            elif scaled[n, c]:
+                states[:] = 0.0
+            elif chains.scaled[n, c]:
                 _backward_scaled(
-                    reversed_transition[c],
-                    likelihood[a:b, c],
-                    states[a:b, c],
-                    inverse_scale[a:b, c],
-                    weight,
-                    factored[c],
-                    message,
-                    passed,
-                )
+                    chains.reversed_transition[c], chains.likelihood[a:b, c], states, chains.inverse_scale[a:b, c], weight, factored[c],
+                    message, passed,
+                )  # fmt: skip
             else:
                 _backward_log(
-                    log_transition[c],
-                    log_emission[a:b, c],
-                    states[a:b, c],
-                    log_z[n, c],
-                    weight,
-                    pairs[c],
-                    message,
-                    passed,
+                    chains.log_transition[c], chains.log_emission[a:b, c], states, log_z, weight, pairs[c], message, passed
                 )
             for j in range(n_states):
-                first[c, j] += states[a, c, j]
-    pairs += factored * transition
+                first[c, j] += states[0, j]
+    pairs += factored * chains.transition
 
 
 @_compiled
-def _viterbi_share(begin, end, offsets, chain, log_initial, log_transition, log_emission, path, log_probability):
-    """Most probable paths of sequences ``begin`` to ``end``."""
-    n_states = log_initial.shape[1]
-    longest = 0
-    for n in range(begin, end):
+def _viterbi(offsets, chain, log_initial, log_transition, log_emission, path, log_probability):
+    """Most probable paths."""
+    n_states, longest = log_initial.shape[1], 0
+    for n in range(len(chain)):
         longest = max(longest, offsets[n + 1] - offsets[n])
     pointers = np.empty((longest, n_states), dtype=np.int32)
     score, best = np.empty(n_states), np.empty(n_states)
-    for n in range(begin, end):
+    for n in range(len(chain)):
         a, n_steps, c = offsets[n], offsets[n + 1] - offsets[n], chain[n]
         for j in range(n_states):
             score[j] = log_initial[c, j] + log_emission[a, c, j]
@@ -282,11 +335,11 @@ def _viterbi_share(begin, end, offsets, chain, log_initial, log_transition, log_
 
 
 @_compiled
-def _sample_share(begin, end, offsets, chain, transition, filtered, uniforms, path):
-    """Paths drawn backwards for sequences ``begin`` to ``end``."""
+def _sample(offsets, chain, transition, filtered, uniforms, path):
+    """Paths drawn backwards: p(z_t | z_{t+1}, x) is proportional to p(z_t | x_1..t) A(z_t, z_{t+1})."""
     n_states = transition.shape[1]
     weights = np.empty(n_states)
-    for n in range(begin, end):
+    for n in range(len(chain)):
         c = chain[n]
         for t in range(offsets[n + 1] - 1, offsets[n] - 1, -1):
             total = 0.0
@@ -304,105 +357,7 @@ def _sample_share(begin, end, offsets, chain, transition, filtered, uniforms, pa
                         break
 
 
-# ---- all sequences, in threads ---------------------------------------------------------------------------------------
-#
-# numba's OpenMP threads are those that torch's matrix products have just used. Threads of our own would fight with them for
-# the cores, since OpenMP's spin for a while before they sleep.
-
-_parallel = numba.njit(nogil=True, cache=True, parallel=True, error_model="numpy")
-_one_at_a_time = Lock()  # some of numba's thread pools must not be entered by two Python threads at once
-
-
-@_parallel
-def _forward_parallel(
-    edges, offsets, initial, transition, log_initial, log_transition, kind, likelihood, log_emission, shift, states, log_z, scaled,
-    inverse_scale,
-):  # fmt: skip
-    for share in numba.prange(len(edges) - 1):
-        _forward_share(
-            edges[share], edges[share + 1], offsets, initial, transition, log_initial, log_transition, kind, likelihood, log_emission,
-            shift, states, log_z, scaled, inverse_scale,
-        )  # fmt: skip
-
-
-@_parallel
-def _expect_parallel(
-    edges, offsets, initial, transition, reversed_transition, log_initial, log_transition, kind, likelihood, log_emission, shift,
-    log_weights, weights, states, inverse_scale, log_z, scaled, log_evidence, responsibilities, first, pairs,
-):  # fmt: skip
-    for share in numba.prange(len(edges) - 1):
-        _expect_share(
-            edges[share], edges[share + 1], offsets, initial, transition, reversed_transition, log_initial, log_transition, kind,
-            likelihood, log_emission, shift, log_weights, weights, states, inverse_scale, log_z, scaled, log_evidence, responsibilities,
-            first[share], pairs[share],
-        )  # fmt: skip
-
-
-@_parallel
-def _viterbi_parallel(edges, offsets, chain, log_initial, log_transition, log_emission, path, log_probability):
-    for share in numba.prange(len(edges) - 1):
-        _viterbi_share(
-            edges[share],
-            edges[share + 1],
-            offsets,
-            chain,
-            log_initial,
-            log_transition,
-            log_emission,
-            path,
-            log_probability,
-        )
-
-
-def _share_edges(offsets: np.ndarray, cost_per_step: int) -> np.ndarray:
-    """The sequences at which each thread's contiguous share begins, and the end; shares have about equally many steps."""
-    n_sequences, n_steps = len(offsets) - 1, int(offsets[-1])
-    n_shares = min(torch.get_num_threads(), n_sequences) if n_steps * cost_per_step > _SMALL_TASK else 1
-    goals = np.arange(1, n_shares) * n_steps / n_shares
-    return np.concatenate([[0], np.searchsorted(offsets, goals), [n_sequences]])
-
-
-class _Chains:
-    """The arrays that the compiled functions read."""
-
-    def __init__(self, initial: Tensor, transition: Tensor, log_emission: Tensor, offsets: Tensor):
-        self.offsets = offsets.numpy()
-        self.initial, self.transition = _array(initial), _array(transition)
-        with np.errstate(divide="ignore"):
-            self.log_initial, self.log_transition = np.log(self.initial), np.log(self.transition)
-        emission = log_emission.detach().to(torch.float64).contiguous()
-        shift = emission.amax(2, keepdim=True)
-        shift.masked_fill_(shift == -torch.inf, 0.0)
-        self.log_emission, self.shift = emission.numpy(), shift[:, :, 0].numpy()
-        self.likelihood = (emission - shift).exp_().numpy()
-        self.kind = np.array([_kind(a, b) for a, b in zip(self.initial, self.transition, strict=True)])
-        n_steps, n_chains, n_states = emission.shape
-        n_sequences = len(self.offsets) - 1
-        self.cost = n_chains * n_states * n_states
-        self.states = np.empty((n_steps, n_chains, n_states))
-        self.inverse_scale = np.empty((n_steps, n_chains))
-        self.log_z = np.empty((n_sequences, n_chains))
-        self.scaled = np.empty((n_sequences, n_chains), dtype=np.bool_)
-
-    def forward(self) -> None:
-        """Fill ``states``, ``log_z`` and ``scaled``."""
-        with _one_at_a_time:
-            _forward_parallel(
-                _share_edges(self.offsets, self.cost), self.offsets, self.initial, self.transition, self.log_initial, self.log_transition,
-                self.kind, self.likelihood, self.log_emission, self.shift, self.states, self.log_z, self.scaled, self.inverse_scale,
-            )  # fmt: skip
-
-
-def _array(tensor: Tensor) -> np.ndarray:
-    return tensor.detach().to(torch.float64).contiguous().numpy()
-
-
-def _kind(initial: np.ndarray, transition: np.ndarray) -> int:
-    """0: every transition can be made, so no state is ever lost for good. 1: some cannot. 2: only the log domain is safe."""
-    numbers = np.concatenate([initial, transition.ravel()])
-    if ((numbers > 0) & (numbers < _NEGLIGIBLE)).any():
-        return 2
-    return int((numbers == 0).any())
+# ---- the face of the twin ------------------------------------------------------------------------------------------
 
 
 def expectations(
@@ -414,37 +369,23 @@ def expectations(
     weights: Tensor | None = None,
 ) -> ChainExpectations:
     """Posterior expectations of a mixture of chains; see ``chains.expectations``."""
-    chains = _Chains(initial, transition, log_emission, offsets)
-    n_chains, n_states = chains.initial.shape
-    n_sequences = len(chains.offsets) - 1
-    reversed_transition = np.ascontiguousarray(chains.transition.transpose(0, 2, 1))
-    log_weights_array = np.zeros(n_chains) if log_weights is None else _array(log_weights)
-    weights_array = np.ones(n_sequences) if weights is None else _array(weights)
+    chains = _prepare(initial, transition, log_emission, offsets)
+    n_chains, n_states = initial.shape
+    n_sequences = len(offsets) - 1
+    log_v = np.zeros(n_chains) if log_weights is None else _array(log_weights)
+    u = np.ones(n_sequences) if weights is None else _array(weights)
     log_evidence, responsibilities = np.empty(n_sequences), np.empty((n_sequences, n_chains))
-    edges = _share_edges(chains.offsets, chains.cost)
-    first = np.zeros((len(edges) - 1, n_chains, n_states))
-    pairs = np.zeros((len(edges) - 1, n_chains, n_states, n_states))
-    with _one_at_a_time:
-        _expect_parallel(
-            edges, chains.offsets, chains.initial, chains.transition, reversed_transition, chains.log_initial, chains.log_transition,
-            chains.kind, chains.likelihood, chains.log_emission, chains.shift, log_weights_array, weights_array, chains.states,
-            chains.inverse_scale, chains.log_z, chains.scaled, log_evidence, responsibilities, first, pairs,
-        )  # fmt: skip
-    return ChainExpectations(
-        log_evidence=torch.from_numpy(log_evidence),
-        responsibilities=torch.from_numpy(responsibilities),
-        states=torch.from_numpy(chains.states),
-        transitions=torch.from_numpy(pairs.sum(0)),
-        initial=torch.from_numpy(first.sum(0)),
-    )
+    first, pairs = np.zeros((n_chains, n_states)), np.zeros((n_chains, n_states, n_states))
+    _expect(chains, log_v, u, log_evidence, responsibilities, first, pairs)
+    return ChainExpectations(*map(torch.from_numpy, (log_evidence, responsibilities, chains.states, pairs, first)))
 
 
 def log_partition(initial: Tensor, transition: Tensor, log_emission: Tensor, offsets: Tensor) -> Tensor:
     """log Z of each sequence under each chain, of shape (n_sequences, C); differentiable."""
     if torch.is_grad_enabled() and any(each.requires_grad for each in (initial, transition, log_emission)):
         return _LogPartition.apply(initial, transition, log_emission, offsets)
-    chains = _Chains(initial, transition, log_emission, offsets)
-    chains.forward()
+    chains = _prepare(initial, transition, log_emission, offsets)
+    _forward(chains)
     return torch.from_numpy(chains.log_z)
 
 
@@ -457,30 +398,26 @@ class _LogPartition(torch.autograd.Function):
         return log_partition(initial.detach(), transition.detach(), log_emission.detach(), offsets)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, *gradients: Tensor):
         initial, transition, log_emission, offsets = ctx.saved_tensors
         parts = []
         for c in range(len(initial)):
-            one = expectations(
-                initial[c : c + 1],
-                transition[c : c + 1],
-                log_emission[:, c : c + 1],
-                offsets,
-                weights=gradients[0][:, c],
-            )
-            parts.append((one.initial, one.transitions, one.states))
+            one, weights = slice(c, c + 1), gradients[0][:, c]
+            expected = expectations(initial[one], transition[one], log_emission[:, one], offsets, weights=weights)
+            parts.append((expected.initial, expected.transitions, expected.states))
         first, pairs, states = (torch.cat(each, dim) for each, dim in zip(zip(*parts, strict=True), (0, 0, 1), strict=True))
         by_probability = [torch.where(p > 0, count / p, 0.0) for count, p in ((first, initial), (pairs, transition))]
         return by_probability[0], by_probability[1], states.to(log_emission.dtype), None
 
 
 def filtered(initial: Tensor, transition: Tensor, log_emission: Tensor, offsets: Tensor) -> Tensor:
-    """p(z_t | x_1 .. x_t), of shape (n_steps, C, M)."""
-    chains = _Chains(initial, transition, log_emission, offsets)
-    chains.forward()
+    """p(z_t | x_1 .. x_t), of shape (n_steps, C, M); see ``chains.filtered``."""
+    chains = _prepare(initial, transition, log_emission, offsets)
+    _forward(chains)
     states = torch.from_numpy(chains.states)
     in_logs = torch.from_numpy(~chains.scaled).repeat_interleave(offsets.diff(), 0)  # (n_steps, C)
-    states[in_logs] = states[in_logs].softmax(1)
+    states[in_logs] = states[in_logs].softmax(1).nan_to_num_(0.0)
     return states
 
 
@@ -488,11 +425,8 @@ def viterbi(initial: Tensor, transition: Tensor, log_emission: Tensor, offsets: 
     """The most probable path of each sequence through its chain; see ``chains.viterbi``."""
     with np.errstate(divide="ignore"):
         log_initial, log_transition = np.log(_array(initial)), np.log(_array(transition))
-    emission, ends, which = _array(log_emission), offsets.numpy(), chain.numpy()
-    path, log_probability = np.empty(len(emission), dtype=np.int64), np.empty(len(which))
-    edges = _share_edges(ends, log_initial.shape[1] ** 2)
-    with _one_at_a_time:
-        _viterbi_parallel(edges, ends, which, log_initial, log_transition, emission, path, log_probability)
+    path, log_probability = np.empty(len(log_emission), dtype=np.int64), np.empty(len(chain))
+    _viterbi(offsets.numpy(), chain.numpy(), log_initial, log_transition, _array(log_emission), path, log_probability)
     return torch.from_numpy(path), torch.from_numpy(log_probability)
 
 
@@ -501,6 +435,6 @@ def sample_paths(
 ) -> Tensor:
     """Paths drawn from p(z | x); see ``chains.sample_paths``."""
     forward = filtered(initial, transition, log_emission, offsets).numpy()
-    path = np.empty(len(forward), dtype=np.int64)
-    _sample_share(0, len(chain), offsets.numpy(), chain.numpy(), _array(transition), forward, _array(uniforms), path)
+    path = np.zeros(len(forward), dtype=np.int64)
+    _sample(offsets.numpy(), chain.numpy(), _array(transition), forward, _array(uniforms), path)
     return torch.from_numpy(path)

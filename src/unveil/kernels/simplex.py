@@ -33,7 +33,11 @@ def normalize_log_(log_joint: Tensor) -> Tensor:
 
 
 def normalize(counts: Tensor, previous: Tensor | None = None) -> Tensor:
-    """Counts (..., K) to probabilities along the last axis; a row without counts keeps its ``previous`` one, or is uniform."""
+    """Counts (..., K) to probabilities along the last axis; a row without counts keeps its ``previous`` one, or is uniform.
+
+    A row counts for nothing, too, where its sum is so small that to divide by it is not exact any more.
+    """
     total = counts.sum(-1, keepdim=True)
     fallback = torch.full_like(counts, 1 / counts.shape[-1]) if previous is None else previous
-    return torch.where(total > 0, counts / total.clamp_min(torch.finfo(counts.dtype).tiny), fallback)
+    smallest = torch.finfo(counts.dtype).tiny
+    return torch.where(total >= smallest, counts / total.clamp_min(smallest), fallback)

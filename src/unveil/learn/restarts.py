@@ -11,6 +11,7 @@ import torch
 from unveil.core.history import History
 from unveil.core.model import EMModel, Model
 from unveil.data.batch import Batches
+from unveil.errors import ParameterError
 from unveil.learn.em import em
 from unveil.learn.progress import ProgressBar
 from unveil.learn.reduce import Reduce, serial
@@ -103,6 +104,11 @@ def em_from_starts(
     with ProgressBar(title or "", quiet=title is None) as progress:
         learn = partial(em, tol=tol, relative=relative, reduce=reduce, evaluate_every=evaluate_every, callbacks=[progress])
         if fitted is not None:
+            shapes, earlier = ({name: tuple(value.shape) for name, value in each.state_dict().items()} for each in (model, fitted))
+            if shapes != earlier:
+                raise ParameterError(
+                    "warm_start=True, but the earlier fit has parameters of other shapes; set warm_start=False to start anew"
+                )
             model.load_state_dict(fitted.state_dict())
             return learn(model, batches, max_iter=max_iter)
         return with_restarts(learn, model, batches, generator, n_init=n_init, max_iter=max_iter)

@@ -129,7 +129,7 @@ class ChainMixture(EMModel):
         return self._by_chain(self.emission.log_density(self.emission.features(batch.values)))
 
     def _by_chain(self, per_density: Tensor) -> Tensor:
-        return per_density.view(-1, self.n_chains, self.n_states)
+        return per_density.contiguous().view(-1, self.n_chains, self.n_states)
 
     def _chain_arguments(self, log_emission: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         return self.initial, self.transition, log_emission, batch.offsets
@@ -242,8 +242,8 @@ class GaussianHMM(Estimator):
         Whether ``fit`` goes on from the fitted parameters, where there are some.
     verbose : int
         1 shows the progress.
-    reduce : {"serial", "threads"}
-        Where the E-step runs.
+    reduce : {"threads", "serial"}
+        Where the E-step runs: batches side by side on all cores, or one after the other.
 
     Attributes
     ----------
@@ -298,7 +298,7 @@ class GaussianHMM(Estimator):
         random_state: Any = None,
         warm_start: bool = False,
         verbose: int = 0,
-        reduce: str = "serial",
+        reduce: str = "threads",
     ):
         self.n_states = n_states
         self.covariance_type = covariance_type

@@ -175,8 +175,8 @@ class GaussianMixture(ClusterMixin, Estimator):
         Whether ``fit`` goes on from the fitted parameters, where there are some.
     verbose : int
         1 shows the progress.
-    reduce : {"serial", "threads"}
-        Where the E-step runs; "threads" helps when reading the data takes as long as the work on it.
+    reduce : {"threads", "serial"}
+        Where the E-step runs: batches side by side on all cores, or one after the other.
 
     Attributes
     ----------
@@ -233,7 +233,7 @@ class GaussianMixture(ClusterMixin, Estimator):
         random_state: Any = None,
         warm_start: bool = False,
         verbose: int = 0,
-        reduce: str = "serial",
+        reduce: str = "threads",
     ):
         self.n_components = n_components
         self.covariance_type = covariance_type

@@ -53,8 +53,8 @@ class MixtureOfHMMs(ClusterMixin, Estimator):
         Whether ``fit`` goes on from the fitted parameters, where there are some.
     verbose : int
         1 shows the progress.
-    reduce : {"serial", "threads"}
-        Where the E-step runs.
+    reduce : {"threads", "serial"}
+        Where the E-step runs: batches side by side on all cores, or one after the other.
 
     Attributes
     ----------
@@ -111,7 +111,7 @@ class MixtureOfHMMs(ClusterMixin, Estimator):
         random_state: Any = None,
         warm_start: bool = False,
         verbose: int = 0,
-        reduce: str = "serial",
+        reduce: str = "threads",
     ):
         self.n_clusters = n_clusters
         self.n_states = n_states

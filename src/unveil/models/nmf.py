@@ -98,9 +98,13 @@ class Factorization(EMModel):
     def initialize(self, batches: Batches, generator: torch.Generator) -> None:
         """Atoms at the scale of the data: random ones, or items drawn from it."""
         self.forget()
-        values, _, _ = batches.sample_steps(START_SAMPLE, generator)
+        values, weights, _ = batches.sample_steps(START_SAMPLE, generator)
         values, present = _split_missing(values)
-        mean = values.mean() if present is None else values.sum() / present.sum()
+        if (values < 0).any():
+            for batch in batches:  # find the first one, to say where it is
+                self._values(batch)
+        total = weights.sum() * values.shape[1] if present is None else (weights @ present.to(weights)).sum()
+        mean = (weights @ values).sum() / total
         if not mean > 0:
             raise InputError("X is zero (silence) everywhere, so there is nothing to factorise; give data with some energy")
         self.floor.copy_(mean * _FLOOR)
@@ -109,7 +113,7 @@ class Factorization(EMModel):
             self.components.copy_(self._given)
         elif self._init == "samples":
             drawn = torch.multinomial(
-                values.sum(1).cpu(), n_components, replacement=len(values) < n_components, generator=generator
+                (weights * values.sum(1)).cpu(), n_components, replacement=len(values) < n_components, generator=generator
             )
             self.components.copy_(values[drawn] + 0.01 * mean)
         else:
@@ -278,8 +282,8 @@ class NMF(SeparateMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, Esti
         Whether ``fit`` goes on from the fitted dictionary, where there is one.
     verbose : int
         1 shows the progress.
-    reduce : {"serial", "threads"}
-        Where the E-step runs.
+    reduce : {"threads", "serial"}
+        Where the E-step runs: batches side by side on all cores, or one after the other.
 
     Attributes
     ----------
@@ -331,7 +335,7 @@ class NMF(SeparateMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, Esti
         random_state: Any = None,
         warm_start: bool = False,
         verbose: int = 0,
-        reduce: str = "serial",
+        reduce: str = "threads",
     ):
         self.n_components = n_components
         self.beta_loss = beta_loss

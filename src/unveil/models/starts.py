@@ -13,7 +13,7 @@ def assign_by_kmeans(values: Tensor, weights: Tensor, n_classes: int, generator:
     from sklearn.cluster import KMeans
 
     seed = int(torch.randint(2**31 - 1, (), generator=generator))
-    kmeans = KMeans(n_classes, n_init=1, random_state=seed)
+    kmeans = KMeans(n_classes, n_init=1, max_iter=30, random_state=seed)  # a start need not have converged
     labels = kmeans.fit(values.cpu().numpy(), sample_weight=weights.cpu().numpy()).labels_
     return _one_hot(torch.from_numpy(labels), weights, n_classes)
 
