@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,10 @@ import torch
 from sklearn.base import clone
 
 from unveil.core.estimator import Estimator
-from unveil.data.files import atomic_path, audio_files, check_sound, open_audio, read_audio
+from unveil.data.files import atomic_paths, audio_files, check_sound, open_audio, read_audio, read_samples
 from unveil.errors import ConvergenceWarning, InputError
 from unveil.kernels.stft import istft, stft, window_length
-from unveil.kernels.wiener import wiener_masks
+from unveil.kernels.wiener import spatial_wiener, wiener_masks
 from unveil.models.nmf import NMF
 
 CHUNK_SECONDS, OVERLAP_SECONDS = 30.0, 1.0
@@ -125,17 +126,12 @@ class Separator:
                 raise InputError(
                     f"{mixture}: has {file.samplerate} Hz, the sources were learned at {self.sample_rate} Hz; resample one"
                 )
-            temporary = [stack.enter_context(atomic_path(target)) for target in targets.values()]
-
-            def read(start: int, stop: int) -> np.ndarray:
-                file.seek(start)
-                return file.read(stop - start, dtype="float64", always_2d=True).T
-
+            temporary = stack.enter_context(atomic_paths(list(targets.values())))
             outputs = [
                 stack.enter_context(soundfile.SoundFile(path, "w", self.sample_rate, file.channels, subtype="FLOAT"))
                 for path in temporary
             ]
-            for part in self._stream(read, file.frames, on_progress):
+            for part in self._stream(partial(read_samples, file), file.frames, on_progress):
                 for output, samples in zip(outputs, part, strict=True):
                     output.write(samples.T)
         return targets
@@ -167,7 +163,8 @@ class Separator:
         first, *others = self.models.values()
         parts = torch.stack(first.explain(frames, others))  # type: ignore[attr-defined]
         masks = wiener_masks(parts, self.power).view(-1, n_channels, n_frames, n_frequencies).transpose(2, 3)
-        return istft(masks * spectrum, self.n_fft, self.hop, channels.shape[1]).numpy()
+        images = masks * spectrum if n_channels == 1 else spatial_wiener(spectrum, masks)
+        return istft(images, self.n_fft, self.hop, channels.shape[1]).numpy()
 
 
 def separate(
@@ -215,7 +212,7 @@ def separate(
     >>> t = np.arange(8000) / 8000
     >>> low, high = np.sin(2 * np.pi * 200 * t), np.sin(2 * np.pi * 1500 * t)
     >>> estimates = separate(low + high, 8000, {"low": low, "high": high})
-    >>> bool(np.abs(estimates["low"] - low).max() < 0.1)
+    >>> bool(np.abs(estimates["low"] - low)[500:-500].max() < 0.001)  # all but the clicks where the tones begin and end
     True
     """
     return Separator.learn(sources, sample_rate, model=model, n_fft=n_fft)(mixture)
@@ -236,17 +233,13 @@ def check_signal(samples: Any, name: str) -> None:
 def check_file(path: str | os.PathLike, *, allow_clipped: bool = False) -> int:
     """The sample rate of a sound file, after going through it once: it is whole, not silent and not clipped."""
     with open_audio(path) as file:
-        n_read, pieces = 0, []
-        for block in file.blocks(int(CHUNK_SECONDS * file.samplerate), dtype="float64", always_2d=True):
-            n_read += len(block)
-            if not np.isfinite(block).all():
-                raise InputError(f"{path}: holds NaN or infinite samples; export it again")
-            if not allow_clipped and block.any():
-                check_sound(block.T, str(path))
-            pieces.append(bool(block.any()))
-        if n_read < file.frames:
-            raise InputError(f"{path}: cut short, {n_read} of {file.frames} samples; copy the file again")
-        if not any(pieces):
+        silent, step = True, int(CHUNK_SECONDS * file.samplerate)
+        for start in range(0, file.frames, step):
+            block = read_samples(file, start, start + step)
+            if block.any():
+                silent = False
+                check_sound(block, str(path), allow_clipped=allow_clipped)
+        if silent:
             raise InputError(f"{path}: silent, every sample is zero; check the recording")
         return file.samplerate
 
@@ -267,4 +260,4 @@ def read_examples(
 def read_beginning(path: str | os.PathLike, seconds: float = 60.0) -> np.ndarray:
     """The first samples of a sound file, (n_channels, n_samples)."""
     with open_audio(path) as file:
-        return file.read(int(seconds * file.samplerate), dtype="float64", always_2d=True).T
+        return read_samples(file, 0, int(seconds * file.samplerate))

@@ -266,10 +266,7 @@ class Batches:
         sequences : Tensor of the same length, int64
             The index of the sequence that each is in.
         """
-        if n_steps >= self.n_steps:
-            chosen = torch.arange(self.n_steps)
-        else:
-            chosen = torch.randperm(self.n_steps, generator=generator)[:n_steps].sort().values
+        chosen = _draw_sorted(self.n_steps, n_steps, generator)
         values, weights, sequences, start = [], [], [], 0
         for batch in self:
             stop = start + batch.n_steps
@@ -282,6 +279,18 @@ class Batches:
             sequences.append(batch.start + torch.searchsorted(batch.offsets, inside, right=True) - 1)
             start = stop
         return torch.cat(values), torch.cat(weights), torch.cat(sequences)
+
+
+def _draw_sorted(n_total: int, n_drawn: int, generator: torch.Generator) -> Tensor:
+    """Different indices below ``n_total``, sorted; in memory that does not grow with ``n_total`` where few are drawn."""
+    if n_drawn >= n_total:
+        return torch.arange(n_total)
+    if 4 * n_drawn > n_total:
+        return torch.randperm(n_total, generator=generator)[:n_drawn].sort().values
+    drawn = torch.empty(0, dtype=torch.int64)
+    while len(drawn) < n_drawn:
+        drawn = torch.cat([drawn, torch.randint(n_total, (2 * n_drawn,), generator=generator)]).unique()
+    return drawn[torch.randperm(len(drawn), generator=generator)[:n_drawn]].sort().values
 
 
 def _default_batch_steps(n_features: int) -> int:

@@ -134,7 +134,7 @@ def expectations(
         log_joint = _log_partition(*parts, offsets) + chain_offsets
         log_evidence = _log_sum_exp(log_joint, 1)
         counted = log_evidence if weights is None else log_evidence * weights
-        first, pairs, states = torch.autograd.grad(counted.sum(), parts)
+        first, pairs, states = torch.autograd.grad(counted.sum(), parts, materialize_grads=True)
     responsibilities = (log_joint - log_evidence[:, None]).exp().nan_to_num(0.0).detach()
     return ChainExpectations(log_evidence.detach(), responsibilities, states, pairs, first)
 
@@ -198,7 +198,7 @@ def sample_paths(
     Returns
     -------
     path : Tensor of shape (n_steps,), int64
-        State 0 where the observations are impossible.
+        Any one where the observations are impossible.
     """
     forward = filtered(initial, transition, log_emission, offsets)
     path = torch.empty(log_emission.shape[0], dtype=torch.int64)

@@ -171,14 +171,20 @@ class Factorization(EMModel):
         self._improve_(activations, values, present)
         self._kept[batch.start] = activations
         weighted = activations if batch.weights is None else activations * batch.weights.to(activations)[:, None]
-        model = self._modelled(activations)
+        euclidean = self.beta == 2 and present is None
+        model = None if euclidean and not evaluate else self._modelled(activations)
         objective = self._objective(values, model, activations, present, batch.weights) if evaluate else float("nan")
-        negative, positive = gradient_parts_(values, model, self.beta, present)
+        if euclidean:  # the model itself is not needed: h' (h W) = (h' h) W
+            negative, positive = weighted.T @ values, (weighted.T @ activations) @ self.components
+        else:
+            ratio, scale = gradient_parts_(values, model, self.beta, present)
+            negative = weighted.T @ ratio
+            positive = weighted.sum(0)[:, None] if scale is None else weighted.T @ scale
         return NMFStatistics(
             weight=batch.total_weight,
             log_likelihood=objective,
-            negative=weighted.T @ negative,
-            positive=weighted.sum(0)[:, None] if positive is None else weighted.T @ positive,
+            negative=negative,
+            positive=positive,
             activation=weighted.sum(0),
         )
 
