@@ -37,7 +37,11 @@ def fit(path: str) -> None:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     mixture = GaussianMixture(**SETTINGS).fit(open_batches(path))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    print(json.dumps({"before": before / 1024, "peak": peak / 1024, "seconds": mixture.history_.seconds, "means": mixture.means_.tolist()}))
+    print(
+        json.dumps(
+            {"before": before / 1024, "peak": peak / 1024, "seconds": mixture.history_.seconds, "means": mixture.means_.tolist()}
+        )
+    )
 
 
 def run(path: Path) -> dict:

@@ -8,26 +8,27 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from unveil.cli.output import JSON_OPTION, command_line, print_json, print_table
+from unveil.cli.output import JSON_OPTION, check_outputs, command_line, print_json, print_table
 from unveil.errors import InputError, ParameterError
 
 if TYPE_CHECKING:
     from unveil.core.estimator import Estimator
 
+MOST_SEED = 2**32 - 1
 DATA = typer.Argument(..., help="A file (.npy, .npz, .parquet, .csv, sound) or a folder of them.", show_default=False)
 MODEL_FILE = typer.Argument(..., help="A model that `unveil fit` or `save` wrote.", show_default=False)
 SETTINGS = typer.Option([], "--set", metavar="KEY=VALUE", help="A setting of the model; can be repeated.")
-SAMPLE_RATE = typer.Option(16000, help="To which sound is resampled, in hertz.")
+SAMPLE_RATE = typer.Option(16000, "--sample-rate", min=100, help="To which sound is resampled, in hertz.")
 
 
 def cluster(
     data: Path = DATA,
-    clusters: int = typer.Option(..., "--clusters", "-k", help="How many clusters."),
-    states: int = typer.Option(5, "--states", help="For sequences: hidden states of each cluster's model."),
+    clusters: int = typer.Option(..., "--clusters", "-k", min=1, help="How many clusters."),
+    states: int = typer.Option(5, "--states", min=1, help="For sequences: hidden states of each cluster's model."),
     out: Path = typer.Option(Path("clusters"), "--out", "-o", help="Folder for labels.csv, the model and report.html."),
     points: bool = typer.Option(False, "--points", help="Treat every row as a point, also where there are several sequences."),
-    starts: int = typer.Option(10, "--starts", help="How many starts to try."),
-    seed: int = typer.Option(0, "--seed", help="Makes the result repeatable."),
+    starts: int = typer.Option(10, "--starts", min=1, help="How many starts to try."),
+    seed: int = typer.Option(0, "--seed", min=0, max=MOST_SEED, help="Makes the result repeatable."),
     settings: list[str] = SETTINGS,
     sample_rate: int = SAMPLE_RATE,
     json: bool = JSON_OPTION,
@@ -44,6 +45,7 @@ def cluster(
     from unveil.report import model_report
 
     batches = open_batches(data, sample_rate=sample_rate)
+    check_outputs([out / name for name in ("labels.csv", "model.unveil", "report.html")], [data])
     by_sequence = batches.n_sequences > 1 and not points
     common: dict[str, Any] = {"n_init": starts, "random_state": seed, "verbose": int(not json)}
     if by_sequence:
@@ -79,6 +81,7 @@ def fit(
 
     estimator = _estimator(model, settings, verbose=int(not json))
     batches = open_batches(data, sample_rate=sample_rate)
+    check_outputs([out, page] if page else [out], [data])
     estimator.fit(batches)
     estimator.save(out)
     if page:
@@ -114,11 +117,17 @@ def predict(
     from unveil.data.streams import open_batches
 
     estimator = _load(model)
-    verb = "predict_states" if states else "predict_proba" if probabilities else "predict"
+    verb, what = (
+        ("predict_states", "paths of states")
+        if states
+        else ("predict_proba", "probabilities")
+        if probabilities
+        else ("predict", "clusters or states")
+    )
     if not hasattr(estimator, verb):
-        raise InputError(
-            f"{model}: a {type(estimator).__name__} has no {verb.replace('_', ' ')}; use another model, or `unveil score`"
-        )
+        raise InputError(f"{model}: holds {type(estimator).__name__}, which has no {what}; use another model, or `unveil score`")
+    if out:
+        check_outputs([out], [model, data])
     result = getattr(estimator, verb)(open_batches(data, sample_rate=sample_rate))
     _write_labels(out, result)
 
@@ -145,12 +154,13 @@ def score(
 def sample(
     model: Path = MODEL_FILE,
     out: Path = typer.Option(..., "--out", "-o", help="A .npy or .csv file.", show_default=False),
-    n_samples: int = typer.Option(100, "--number", "-n", help="How many points or sequences."),
-    length: int = typer.Option(100, "--length", help="The length of each sequence."),
-    seed: int | None = typer.Option(None, "--seed", help="Makes the result repeatable."),
+    n_samples: int = typer.Option(100, "--number", "-n", min=1, help="How many points or sequences."),
+    length: int = typer.Option(100, "--length", min=1, help="The length of each sequence."),
+    seed: int | None = typer.Option(None, "--seed", min=0, max=MOST_SEED, help="Makes the result repeatable."),
 ) -> None:
     """Draw points or sequences from a model."""
     estimator = _load(model)
+    check_outputs([out], [model])
     sequences = estimator.items == "sequences"
     values, _ = estimator.sample(n_samples, length=length if sequences else 1, random_state=seed)
     _write_labels(out, values)
@@ -170,6 +180,7 @@ def report(
     file = run / "model.unveil" if run.is_dir() else run
     estimator = _load(file)
     target = out or file.with_suffix(".html")
+    check_outputs([target], [file] if data is None else [file, data])
     model_report(target, estimator, None if data is None else open_batches(data, sample_rate=sample_rate), command=command_line())
     typer.echo(f"Wrote {target}")
 
@@ -232,6 +243,8 @@ def _write_labels(path: Path | None, values: Any) -> None:
     from unveil.data.files import atomic_path
 
     values = np.asarray(values)
+    if path is not None and path.suffix not in (".npy", ".csv"):
+        raise ParameterError(f"--out {path}: expected a name that ends in .npy or .csv")
     if path is not None and path.suffix == ".npy":
         with atomic_path(path) as temporary:
             np.save(temporary, values)

@@ -7,14 +7,27 @@ import math
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import typer
 
+from unveil.errors import ParameterError
+
 JSON_OPTION = typer.Option(False, "--json", help="Print JSON, for programs to read.")
+
+
+def check_outputs(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:
+    """Make sure, before the work, that every result can be written and that none takes the place of what it is made from."""
+    from unveil.data.files import check_writable
+
+    inputs = list(inputs)
+    for output in outputs:
+        check_writable(output)
+        if any(output.exists() and given.exists() and output.samefile(given) for given in inputs):
+            raise ParameterError(f"{output}: would be written over, and is needed as input; choose another --out")
 
 
 def command_line() -> str:
@@ -46,7 +59,9 @@ def print_table(columns: list[str], rows: list[list[str]], title: str | None = N
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(*columns, title=title)
+    table = Table(title=title)
+    for column in columns:
+        table.add_column(column, overflow="fold")  # whole, also where there is no room: a path that is cut off is of no use
     for row in rows:
         table.add_row(*row)
     Console().print(table)

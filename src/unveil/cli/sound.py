@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from unveil.cli.output import JSON_OPTION, command_line, decibels, print_json, print_table, progress
+from unveil.cli.output import JSON_OPTION, check_outputs, command_line, decibels, print_json, print_table, progress
 from unveil.errors import InputError, ParameterError
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ def demo(
     from unveil.data import datasets
     from unveil.data.files import write_audio
 
+    check_outputs([out / "mixture.wav"], [])
     notes = datasets.load("notes")
     by_instrument = {
         name: [x for x, label in zip(notes.data, notes.target, strict=True) if label == name] for name in set(notes.target)
@@ -54,7 +55,9 @@ def separate(
     out: Path = typer.Option(..., "--out", "-o", help="Folder for the separated sounds and report.html.", show_default=False),
     model: str = typer.Option("nmf", "--model", help="What a source is modelled by: nmf."),
     atoms: int = typer.Option(30, "--atoms", min=1, help="Spectra in each source's dictionary."),
-    seconds: float | None = typer.Option(None, "--seconds", help="Learn from the first so many seconds of each example only."),
+    seconds: float | None = typer.Option(
+        None, "--seconds", min=0.1, help="Learn from the first so many seconds of each example only."
+    ),
     reference: list[str] = typer.Option(
         [], "--reference", metavar="NAME=FILE", help="The true source, to score the estimate against."
     ),
@@ -67,7 +70,7 @@ def separate(
     """
     from unveil.audio.score import score_sources
     from unveil.audio.separate import Separator, check_file, read_examples
-    from unveil.data.files import read_audio
+    from unveil.data.files import audio_files, open_audio, read_audio
     from unveil.models.nmf import NMF
 
     if model != "nmf":
@@ -76,9 +79,21 @@ def separate(
     for name in references:
         if name not in examples:
             raise ParameterError(f"--reference {name}: there is no --source of that name; expected one of {', '.join(examples)}")
+    missing = [name for name in examples if references and name not in references]
+    if missing:
+        raise ParameterError(f"--reference: there is none for {missing[0]}, and scores compare all; give one for each source")
     rate = check_file(mixture, allow_clipped=allow_clipped)
     sounds = {name: read_examples(path, rate, seconds=seconds, allow_clipped=allow_clipped) for name, path in examples.items()}
     truth = {name: read_audio(path, rate)[0] for name, path in references.items()}
+    with open_audio(mixture) as file:
+        n_channels = file.channels
+    for name, sound in truth.items():
+        if len(sound) != n_channels:
+            raise InputError(
+                f"{references[name]}: channels: {len(sound)}, and {n_channels} in {mixture}; give a reference with those"
+            )
+    used = [mixture, *references.values(), *(file for path in examples.values() for file in audio_files(path))]
+    check_outputs([out / f"{name}.wav" for name in examples] + [out / "report.html"], used)
     template = NMF(n_components=atoms, max_iter=200, random_state=0)
     with progress("Separating", quiet=json) as advance:
         separator = Separator.learn(sounds, rate, model=template, on_progress=lambda done: advance(done / 2))

@@ -30,8 +30,9 @@ def real(minimum: float, maximum: float = math.inf, *, open_below: bool = False)
     """A finite number in [minimum, maximum], or above ``minimum`` when open below."""
 
     def check(name: str, value: Any) -> None:
-        number = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
-        if not number or value > maximum or value < minimum or (open_below and value == minimum):
+        number = float(value) if isinstance(value, Real) and not isinstance(value, bool) else math.nan
+        inside = minimum <= number <= maximum and math.isfinite(number) and not (open_below and number == minimum)
+        if not inside:
             above = f"> {minimum}" if open_below else f">= {minimum}"
             below = "" if maximum == math.inf else f" and <= {maximum}"
             raise ParameterError(f"{name}={value!r}: expected a number {above}{below}")
@@ -68,7 +69,10 @@ def boolean(name: str, value: Any) -> None:
 
 def as_shape(name: str, value: Any, shape: tuple[int, ...]) -> Tensor:
     """A float64 copy of a starting value, after making sure of its shape and that it is finite."""
-    array = np.asarray(value, dtype=np.float64)
+    try:
+        array = np.asarray(value, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise ParameterError(f"{name} holds what is not a number ({error}); expected numbers of shape {tuple(shape)}") from error
     if array.shape != tuple(shape):
         raise ParameterError(f"{name} has shape {array.shape}; expected {tuple(shape)}")
     if not np.isfinite(array).all():

@@ -57,6 +57,7 @@ class Estimator(BaseEstimator, ABC):
     model_: Any
     history_: History
     n_features_in_: int
+    feature_names_in_: np.ndarray
 
     @abstractmethod
     def build(self, n_features: int) -> LikelihoodModel:
@@ -250,7 +251,14 @@ class Estimator(BaseEstimator, ABC):
         if isinstance(X, list) and X and all(np.ndim(each) == 2 for each in X):
             raise InputError(f"{type(self).__name__} takes one table of points, not a list of {len(X)}; use numpy.concatenate")
         try:
-            return validate_data(self, X, reset=reset, dtype=[np.float64, np.float32], ensure_all_finite=False)
+            checked: Any = validate_data(
+                self,
+                X,  # pyright: ignore[reportArgumentType]  (its default is a string)
+                reset=reset,
+                dtype=[np.float64, np.float32],
+                ensure_all_finite=False,
+            )
+            return checked
         except ValueError as error:
             if "feature names" in str(error):  # a list of names, one in each line
                 raise

@@ -5,9 +5,10 @@ from __future__ import annotations
 import errno
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import soundfile
@@ -29,24 +30,55 @@ def atomic_path(target: str | os.PathLike) -> Iterator[Path]:
     InputError
         When the folder cannot be written to or the disk is full.
     """
+    with atomic_paths([target]) as (temporary,):
+        yield temporary
+
+
+@contextmanager
+def atomic_paths(targets: Sequence[str | os.PathLike]) -> Iterator[list[Path]]:
+    """The same for several files: they are renamed only after the last of them is safely on the disk."""
+    paths, temporary = [Path(target) for target in targets], list[Path]()
+    try:
+        current = paths[0]
+        for current in paths:
+            temporary.append(_new_file_beside(current))
+        current = paths[0] if len(paths) == 1 else paths[0].parent
+        yield temporary
+        for current, written in zip(paths, temporary, strict=True):  # noqa: B007  (an error names it)
+            with open(written, "rb+") as file:
+                os.fsync(file.fileno())
+            os.chmod(written, 0o666 & ~_umask())  # mkstemp makes private files; a result should be as readable as any
+        for current, written in zip(paths, temporary, strict=True):
+            os.replace(written, current)
+    except (OSError, soundfile.SoundFileError) as error:
+        raise _cannot_write(current, error) from error
+    finally:
+        for written in temporary:
+            written.unlink(missing_ok=True)
+
+
+def check_writable(target: str | os.PathLike) -> None:
+    """Make sure that ``target`` can be written, before the work whose result it will hold; its folder is made.
+
+    Raises
+    ------
+    InputError
+        When the folder cannot be made or written to, or ``target`` is itself a folder.
+    """
     target = Path(target)
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.stem}-", suffix=target.suffix)
+        _new_file_beside(target).unlink()
+        if target.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
     except OSError as error:
         raise _cannot_write(target, error) from error
+
+
+def _new_file_beside(target: Path) -> Path:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.stem}-", suffix=target.suffix)
     os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp makes private files; a result should be as readable as any
-        os.replace(temporary, target)
-    except (OSError, soundfile.SoundFileError) as error:
-        raise _cannot_write(target, error) from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    return Path(name)
 
 
 def _umask() -> int:
@@ -56,10 +88,16 @@ def _umask() -> int:
 
 
 def _cannot_write(target: Path, error: Exception) -> InputError:
-    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-    reason = "the disk is full" if full else (getattr(error, "strerror", None) or str(error))
-    remedy = "free some space" if full else "choose a folder that you may write to"
-    return InputError(f"cannot write {target}: {reason}; {remedy}")
+    code, folder = getattr(error, "errno", None), target.parent
+    if code in (errno.ENOSPC, errno.EDQUOT):
+        return InputError(f"cannot write {target}: the disk is full; free some space")
+    if code in (errno.EEXIST, errno.ENOTDIR):
+        return InputError(f"cannot write {target}: {folder} is not a folder, and cannot become one; choose another folder")
+    if code == errno.EISDIR:
+        return InputError(f"cannot write {target}: it is a folder; give the name of a file")
+    if code is None:  # libsndfile and numpy do not say why
+        return InputError(f"cannot write {target}: {str(error).rstrip('.')}; see whether the disk is full")
+    return InputError(f"cannot write {target}: {getattr(error, 'strerror', error)}; choose a folder that you may write to")
 
 
 def is_audio(path: str | os.PathLike) -> bool:
@@ -88,6 +126,7 @@ def open_audio(path: str | os.PathLike) -> Iterator[soundfile.SoundFile]:
         raise InputError(f"{path}: no such file; check the name")
     if path.stat().st_size == 0:
         raise InputError(f"{path}: the file is empty (0 bytes); record or export it again")
+    _check_whole(path)
     try:
         file = soundfile.SoundFile(path)
     except soundfile.SoundFileError as error:
@@ -97,6 +136,34 @@ def open_audio(path: str | os.PathLike) -> Iterator[soundfile.SoundFile]:
         if file.frames == 0:
             raise InputError(f"{path}: holds no samples (cut short, or only a header); record or export it again")
         yield file
+
+
+def _check_whole(path: Path) -> None:
+    """Refuse a WAV or AIFF file that is shorter than its header says, of which libsndfile would read what is left."""
+    with open(path, "rb") as file:
+        kind, size = file.read(4), file.read(4)
+    order: Literal["little", "big"] = "little" if kind == b"RIFF" else "big"
+    promised, there = 8 + int.from_bytes(size, order), path.stat().st_size
+    # some writers count 8 bytes too many, and those that write to a pipe give a length of 2 GB or more
+    if kind in (b"RIFF", b"RIFX", b"FORM") and there + 8 < promised < 0x7FFF0000:
+        raise InputError(f"{path}: cut short, {there} of {promised} bytes; copy the file again")
+
+
+def read_samples(file: soundfile.SoundFile, start: int = 0, stop: int | None = None) -> np.ndarray:
+    """Samples ``start`` to ``stop``, by default the last, of an open file: (n_channels, n_samples), all there and finite."""
+    stop = file.frames if stop is None else min(stop, file.frames)
+    try:
+        if file.tell() != start:
+            file.seek(start)
+        samples = file.read(stop - start, dtype="float64", always_2d=True).T
+    except soundfile.SoundFileError as error:
+        reason = str(error).removeprefix("Error : ").rstrip(". ") or "no reason given"
+        raise InputError(f"{file.name}: cannot be decoded ({reason}); record or export it again") from error
+    if samples.shape[1] < stop - start:
+        raise InputError(f"{file.name}: cut short, {start + samples.shape[1]} of {file.frames} samples; copy the file again")
+    if not np.isfinite(samples).all():
+        raise InputError(f"{file.name}: holds NaN or infinite samples; export it again")
+    return samples
 
 
 def read_audio(path: str | os.PathLike, sample_rate: int | None = None, *, mono: bool = False) -> tuple[np.ndarray, int]:
@@ -124,15 +191,7 @@ def read_audio(path: str | os.PathLike, sample_rate: int | None = None, *, mono:
         When the file is missing, empty, cut short or not sound.
     """
     with open_audio(path) as file:
-        expected, rate = file.frames, file.samplerate
-        try:
-            samples = file.read(dtype="float64", always_2d=True).T
-        except soundfile.SoundFileError as error:
-            raise InputError(f"{path}: cannot be decoded ({error}); record or export it again") from error
-    if samples.shape[1] < expected:
-        raise InputError(f"{path}: cut short, {samples.shape[1]} of {expected} samples; copy the file again")
-    if not np.isfinite(samples).all():
-        raise InputError(f"{path}: holds NaN or infinite samples; export it again")
+        samples, rate = read_samples(file), file.samplerate
     if mono:
         samples = samples.mean(axis=0)
     if sample_rate is not None and sample_rate != rate:
@@ -170,7 +229,7 @@ def check_sound(samples: np.ndarray, name: str, *, allow_clipped: bool = False) 
     loudest = np.abs(samples).max(initial=0.0)
     if loudest == 0:
         raise InputError(f"{name}: silent, every sample is zero; check the recording")
-    if allow_clipped or loudest < 0.99:
+    if allow_clipped or loudest < 0.99 or np.shape(samples)[-1] < 3:
         return
     at_peak = np.abs(np.atleast_2d(samples)) >= loudest * (1 - 1e-4)
     in_runs = at_peak[:, 2:] & at_peak[:, 1:-1] & at_peak[:, :-2]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 import zipfile
 import zlib
 from collections.abc import Callable, Sequence
@@ -144,9 +145,12 @@ def _open_text(path: Path) -> Batches:
     try:
         with open(path, encoding="utf-8-sig") as file:
             first = file.readline().split(delimiter)
-        table = np.loadtxt(path, delimiter=delimiter, skiprows=0 if _all_numbers(first) else 1, ndmin=2, encoding="utf-8-sig")
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="loadtxt: input contained no data")  # said below, as an error
+            table = np.loadtxt(path, delimiter=delimiter, skiprows=0 if _all_numbers(first) else 1, ndmin=2, encoding="utf-8-sig")
     except (ValueError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not a table of numbers ({error}); give one row a line, the same columns in each") from error
+        reason = str(error).split(";")[0].rstrip(".")
+        raise InputError(f"{path}: not a table of numbers ({reason}); give one row a line, the same columns in each") from error
     if table.size == 0:
         raise InputError(f"{path}: holds no rows; give at least one")
     return Batches(as_rows(table, str(path)), offsets_of([len(table)]))

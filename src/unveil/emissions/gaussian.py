@@ -141,7 +141,11 @@ class Gaussian(Emission):
             covariances = (statistics.second / safe - means.square().sum(1, keepdim=True))[:, 0] / self.n_features
             changed = alive
         covariances = torch.where(changed, covariances, self.covariances)
-        self.covariances.copy_(floor_covariances(covariances, self.reg_covar, self.covariance_type))
+        try:
+            floored = floor_covariances(covariances, self.reg_covar, self.covariance_type)
+        except torch.linalg.LinAlgError as error:  # of infinite or NaN matrices
+            raise InputError("a covariance overflows: the squares of X are too large for its numbers; rescale X") from error
+        self.covariances.copy_(floored)
         self.means.copy_(torch.where(alive[:, None], means + self.center, self.means))
 
     @torch.no_grad()

@@ -54,7 +54,9 @@ def spatial_wiener(mixture: Tensor, masks: Tensor) -> Tensor:
     tiny = 1e-10 * mixture.abs().square().mean().clamp_min(torch.finfo(mixture.real.dtype).tiny)
     masked = masks * mixture
     power = (masks * mixture.abs().square()).mean(1)  # (S, F, T): of the posterior, its variance included
-    covariance = torch.einsum("scft,sdft->sfcd", masked, masked.conj()) / (masked.abs().square().mean(1).sum(2) + tiny)[..., None, None]
+    covariance = (
+        torch.einsum("scft,sdft->sfcd", masked, masked.conj()) / (masked.abs().square().mean(1).sum(2) + tiny)[..., None, None]
+    )
     of_mixture = torch.einsum("sft,sfcd->ftcd", power.to(mixture.dtype), covariance)
     loading = tiny + 1e-6 * of_mixture.diagonal(dim1=-2, dim2=-1).real.mean(-1)  # equal channels make it singular
     of_mixture = of_mixture + loading[..., None, None] * torch.eye(len(mixture), dtype=mixture.dtype, device=mixture.device)

@@ -100,7 +100,7 @@ def em_from_starts(
     evaluate_every: int = 1,
     title: str | None = None,
 ) -> History:
-    """EM as estimators use it: from an earlier fit where there is one, else from ``n_init`` starts; with a progress bar if it has a title."""
+    """EM as estimators use it: from an earlier fit if there is one, else from ``n_init`` starts; a title shows the progress."""
     with ProgressBar(title or "", quiet=title is None) as progress:
         learn = partial(em, tol=tol, relative=relative, reduce=reduce, evaluate_every=evaluate_every, callbacks=[progress])
         if fitted is not None:

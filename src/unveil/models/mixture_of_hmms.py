@@ -22,7 +22,8 @@ class MixtureOfHMMs(ClusterMixin, Estimator):
 
     Each sequence chooses a cluster, and follows that cluster's hidden Markov model::
 
-        c ~ Categorical(v),   z_1 | c ~ Categorical(pi_c),   z_t | z_{t-1} = i, c ~ Categorical(A_ci),   x_t | z_t = m, c ~ N(mu_cm, Sigma_cm).
+        c ~ Categorical(v),
+        z_1 | c ~ Categorical(pi_c),   z_t | z_{t-1} = i, c ~ Categorical(A_ci),   x_t | z_t = m, c ~ N(mu_cm, Sigma_cm).
 
     It is the hidden Markov model of C M states whose transitions are block-diagonal, at the cost of C models of M states.
 

@@ -1,0 +1,595 @@
+"""The figures of a report. Each function draws one kind, from arrays, and returns a matplotlib ``Figure``."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
+from matplotlib.colors import ListedColormap
+from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
+from matplotlib.patches import Circle, Ellipse, FancyArrowPatch
+from matplotlib.ticker import MaxNLocator
+
+from unveil.core.history import History
+from unveil.kernels.stft import stft, window_length
+from unveil.report.theme import CATEGORIES, LEVELS, LIGHT, SHARES, STYLE, category_colours
+
+HALF, WHOLE = 4.5, 9.4  # widths in inches: half a page, which is all of a phone, and all of a page
+MOST_POINTS = 5000
+MANY_DOTS = 300  # more are drawn as pixels
+MOST_COLUMNS = 600
+MOST_ROWS = 240
+MOST_PANELS = 12
+LOWEST_HZ, HIGHEST_HZ = 40.0, 16_000.0
+SILENCE = 1e-12  # -120 dB
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What all figures share
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def _styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
+    """Draw in the style of the page, and leave matplotlib's settings as they were."""
+
+    @functools.wraps(draw)
+    def drawn(*args: Any, **kwargs: Any) -> Figure:
+        with matplotlib.rc_context(STYLE):
+            return draw(*args, **kwargs)
+
+    return drawn
+
+
+def _figure(width: float, height: float) -> Figure:
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def _thinned(n: int, most: int = MOST_POINTS) -> np.ndarray:
+    """At most ``most`` of the indices below n, evenly spread."""
+    return np.unique(np.linspace(0, n - 1, min(n, most)).round().astype(int))
+
+
+def _pooled(values: np.ndarray, most: int) -> np.ndarray:
+    """At most ``most`` columns: the largest value of each group of neighbours, so that no short event is lost."""
+    step = math.ceil(values.shape[-1] / most)
+    return np.maximum.reduceat(values, np.arange(0, values.shape[-1], step), axis=-1)
+
+
+def _whole_numbers(axis: Any) -> None:
+    axis.set_major_locator(MaxNLocator(integer=True, nbins=8))
+
+
+def _image(axes: Axes, values: np.ndarray, extent: Sequence[float], colours: tuple) -> AxesImage:
+    """An image that fills the axes, its first row at the bottom, with no more pixels than there are values."""
+    low, high = colours
+    return axes.imshow(
+        values, extent=tuple(extent), aspect="auto", origin="lower", cmap=LEVELS, vmin=low, vmax=high, interpolation="none"
+    )
+
+
+def _colour_bar(figure: Figure, image: AxesImage, label: str, ticks: np.ndarray | None = None) -> None:
+    bar = figure.colorbar(image, ax=image.axes, aspect=28, pad=0.02 * HALF / figure.get_figwidth(), ticks=ticks)
+    bar.outline.set_visible(False)
+    bar.set_label(label)
+
+
+def _feature_names(names: Sequence[str] | None, n_features: int) -> list[str]:
+    return [str(name) for name in names] if names is not None else [f"feature {d}" for d in range(n_features)]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Sound
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def levels(samples: np.ndarray, sample_rate: float) -> np.ndarray:
+    """Levels (n_frequencies, n_frames) in decibels on a logarithmic frequency axis; 0 dB is a sine of full scale.
+
+    Long sounds are looked at in at most some hundred places; channels are averaged in power.
+    """
+    n_fft = window_length(round(sample_rate))
+    hop = max(n_fft // 4, math.ceil(samples.shape[-1] / MOST_COLUMNS))
+    channels = torch.from_numpy(np.ascontiguousarray(np.atleast_2d(samples), dtype=np.float64))
+    power = stft(channels, n_fft, hop).abs().square().mean(0).numpy() / (n_fft / 4) ** 2
+    rows = _log_filters(np.linspace(0, sample_rate / 2, len(power)), _frequency_limits(sample_rate))
+    return 10 * np.log10(np.maximum(rows @ power, SILENCE))
+
+
+def level_limits(sounds: Iterable[np.ndarray], sample_rate: float, span: float = 70.0) -> tuple[float, float]:
+    """A range of decibels for several spectrograms: from ``span`` below the loudest of all to the loudest."""
+    loudest = max(float(levels(sound, sample_rate).max()) for sound in sounds)
+    top = max(5 * math.ceil(loudest / 5), -50)  # so that silence is dark
+    return top - span, top
+
+
+def _frequency_limits(sample_rate: float) -> tuple[float, float]:
+    highest = min(sample_rate / 2, HIGHEST_HZ)
+    return min(LOWEST_HZ, highest / 8), highest
+
+
+def _log_filters(frequencies: np.ndarray, limits: tuple[float, float]) -> np.ndarray:
+    """Triangles (MOST_ROWS, n_frequencies) whose centres go up by equal factors, none narrower than the spacing."""
+    centres = np.geomspace(*limits, MOST_ROWS)
+    width = np.maximum(frequencies[1], centres * (centres[1] / centres[0] - 1))[:, None]
+    triangles = np.clip(1 - np.abs(frequencies - centres[:, None]) / width, 0, None)
+    return triangles / triangles.sum(1, keepdims=True)
+
+
+def _frequency_axis(axes: Axes, limits: tuple[float, float]) -> None:
+    """Label an axis of log10 Hz with round frequencies."""
+    round_ones = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000]
+    shown = [f for f in round_ones if limits[0] <= f <= limits[1]]
+    axes.set_yticks(np.log10(shown), [f"{f // 1000}k" if f >= 1000 else str(f) for f in shown])
+    axes.set_ylabel("frequency (Hz)")
+
+
+@_styled
+def spectrogram(
+    samples: np.ndarray,
+    sample_rate: float,
+    *,
+    limits: tuple[float, float] | None = None,
+    seconds: float | None = None,
+    width: float = HALF,
+) -> Figure:
+    """Levels over time (seconds) and frequency (hertz, logarithmic).
+
+    Parameters
+    ----------
+    samples : ndarray of shape (n_samples,) or (n_channels, n_samples)
+        Channels are averaged in power.
+    sample_rate : float
+        In hertz.
+    limits : (float, float), optional
+        The range of colours in decibels, see `level_limits`: spectrograms with the same range can be compared.
+    seconds : float, optional
+        The length of the time axis; by default the sound's own.
+    width : float
+        Of the figure, in inches.
+    """
+    duration = samples.shape[-1] / sample_rate
+    bottom, top = limits or level_limits([samples], sample_rate)
+    frequencies = _frequency_limits(sample_rate)
+    figure = _figure(width, 2.5)
+    axes = figure.add_subplot()
+    image = _image(axes, levels(samples, sample_rate), (0, duration, *np.log10(frequencies)), (bottom, top))
+    axes.set_xlim(0, seconds or duration)
+    axes.set_xlabel("time (s)")
+    _frequency_axis(axes, frequencies)
+    _colour_bar(figure, image, "level (dB)", np.arange(math.ceil(bottom / 20) * 20, top + 1, 20))
+    return figure
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Learning
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@_styled
+def objective_curve(history: History, *, unit: str = "nats per step") -> Figure:
+    """The objective over the iterations; what each of several starts had reached is marked at the right edge.
+
+    Parameters
+    ----------
+    history : History
+        Of a fit.
+    unit : str
+        What the objective is, for the axis.
+    """
+    figure = _figure(HALF, 2.5)
+    axes = figure.add_subplot()
+    axes.grid(axis="y")
+    axes.plot(history.iterations, history.objective, color=CATEGORIES[0], marker="o" if len(history.objective) < 3 else None)
+    if history.restarts:
+        beside = np.full(len(history.restarts), 1.0)
+        axes.plot(
+            beside,
+            history.restarts,
+            linestyle="none",
+            marker="_",
+            markersize=14,
+            color=LIGHT["muted"],
+            alpha=0.7,
+            transform=axes.get_yaxis_transform(),
+            clip_on=False,
+        )
+    axes.margins(x=0.03, y=0.08)
+    axes.set_xlabel("iteration")
+    axes.set_ylabel(unit)
+    _whole_numbers(axes.xaxis)
+    axes.ticklabel_format(axis="y", useOffset=False)
+    _look_closer(axes, np.array(history.objective), np.array(history.restarts))
+    return figure
+
+
+def _look_closer(axes: Axes, objective: np.ndarray, restarts: np.ndarray) -> None:
+    """Let a curve that leaps in its first tenth come from below the figure: else nothing is seen of the rest."""
+    after = np.concatenate([objective[max(1, len(objective) // 10) :], restarts])
+    if len(objective) < 4 or np.ptp(objective) < 8 * np.ptp(after):
+        return
+    axes.set_ylim(after.min() - 0.15 * np.ptp(after), after.max() + 0.08 * np.ptp(after))
+    axes.text(0.97, 0.05, f"from {objective[0]:,.4g}".replace("-", "−"), transform=axes.transAxes, ha="right", color=LIGHT["muted"])
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Chains of states
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@_styled
+def transition_matrix(transmat: np.ndarray) -> Figure:
+    """The probabilities of going from one state (rows) to another (columns); with numbers where there is room."""
+    n_states = len(transmat)
+    side = min(2.0 + 0.3 * n_states, HALF)
+    figure = _figure(side, side * 0.95)
+    axes = figure.add_subplot()
+    axes.imshow(transmat, cmap=SHARES, vmin=0, vmax=1, interpolation="none")
+    axes.spines[:].set_visible(False)
+    axes.tick_params(length=0)
+    axes.xaxis.set_label_position("top")
+    axes.xaxis.tick_top()
+    axes.set_xlabel("to state")
+    axes.set_ylabel("from state")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(MaxNLocator(integer=True, nbins=min(n_states, 12), min_n_ticks=1))
+    if n_states <= 10:
+        for (i, j), probability in np.ndenumerate(transmat):
+            if probability > 0:  # an empty cell says more clearly that this cannot happen
+                axes.text(j, i, _probability(probability), ha="center", va="center", fontsize=8)
+    return figure
+
+
+def _probability(value: float) -> str:
+    """Two decimals, without claiming a certainty that is not there."""
+    if value < 0.005:
+        return "<.01"
+    if 0.995 <= value < 1:
+        return ">.99"
+    return "1" if value == 1 else f"{value:.2f}".removeprefix("0")
+
+
+@_styled
+def transition_graph(transmat: np.ndarray, startprob: np.ndarray | None = None) -> Figure:
+    """States on a circle; an arrow is as wide as its transition is probable, those below 1 % are left out.
+
+    Parameters
+    ----------
+    transmat : ndarray of shape (n_states, n_states)
+        Rows are where from. A ring at a state is the probability of staying.
+    startprob : ndarray of shape (n_states,), optional
+        Arrows from outside.
+    """
+    n_states = len(transmat)
+    figure = _figure(3.6, 3.4)
+    axes = figure.add_subplot()
+    axes.set_aspect("equal")
+    axes.axis("off")
+    axes.set(xlim=(-1.75, 1.75), ylim=(-1.7, 1.7))
+    angles = np.pi / 2 - 2 * np.pi * np.arange(n_states) / n_states
+    outward = np.column_stack([np.cos(angles), np.sin(angles)])
+    places = outward if n_states > 1 else np.zeros((1, 2))
+    radius = min(0.2, 1.6 / (n_states + 1))
+    for i, j in np.argwhere(transmat >= 0.01):
+        if i == j:
+            _stay(axes, places[i] + 1.35 * radius * outward[i], radius, transmat[i, i])
+        else:
+            _arrow(axes, places[i], places[j], transmat[i, j], radius, bend=0.16)
+    for place, direction, probability in zip(places, outward, [] if startprob is None else startprob, strict=False):
+        if probability >= 0.01:
+            aside = np.array([[0.77, 0.64], [-0.64, 0.77]]) @ direction  # beside the ring, not through it
+            _arrow(axes, place + (radius + 0.48) * aside, place, probability, radius, bend=0.0, colour=CATEGORIES[1])
+    for state, (place, colour) in enumerate(zip(places, category_colours(n_states), strict=True)):
+        axes.add_patch(Circle(place, radius, facecolor=LIGHT["card"], edgecolor=colour, linewidth=2.4, zorder=3))
+        axes.text(*place, str(state), ha="center", va="center_baseline", fontweight="bold", zorder=4)
+    return figure
+
+
+def _stay(axes: Axes, centre: np.ndarray, radius: float, probability: float) -> None:
+    ring = Circle(centre, 0.85 * radius, fill=False, edgecolor=LIGHT["muted"], linewidth=_width(probability), zorder=1)
+    axes.add_patch(ring)
+
+
+def _arrow(
+    axes: Axes,
+    start: np.ndarray,
+    end: np.ndarray,
+    probability: float,
+    radius: float,
+    *,
+    bend: float,
+    colour: str = LIGHT["muted"],
+) -> None:
+    shrink = 72 * radius  # in points: a unit of these axes is about an inch
+    axes.add_patch(
+        FancyArrowPatch(
+            start,
+            end,
+            connectionstyle=f"arc3,rad={bend}",
+            arrowstyle="-|>,head_length=0.5,head_width=0.25",
+            mutation_scale=7 + 11 * probability,
+            linewidth=_width(probability),
+            color=colour,
+            shrinkA=shrink if bend else 0,
+            shrinkB=shrink,
+            zorder=2,
+        )
+    )
+
+
+def _width(probability: float) -> float:
+    return 0.5 + 3.5 * float(probability)
+
+
+@_styled
+def state_sequence(
+    X: np.ndarray,
+    states: np.ndarray,
+    *,
+    n_states: int | None = None,
+    names: Sequence[str] | None = None,
+    breaks: Iterable[int] = (),
+) -> Figure:
+    """The features over time, coloured by state.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n_steps, n_features)
+        Up to 5 features have a panel each; more are shown as an image above the states. More than 5000 steps are thinned out.
+    states : ndarray of int of shape (n_steps,)
+    n_states : int, optional
+        By default as many as ``states`` has.
+    names : sequence of str, optional
+        Of the features.
+    breaks : iterable of int
+        The steps at which a new sequence begins.
+    """
+    shown = _thinned(len(X))
+    colours = category_colours(n_states or int(states.max()) + 1)
+    many = X.shape[1] > 5
+    n_panels = 1 if many else X.shape[1]
+    figure = _figure(WHOLE, 0.9 + (2.2 if many else 1.05 * n_panels))
+    heights = [1.0] * n_panels + [0.16 if n_panels < 3 else 0.24]
+    *panels, strip = figure.subplots(n_panels + 1, 1, sharex=True, height_ratios=heights)
+    if many:
+        _image(panels[0], X[shown].T, (-0.5, len(X) - 0.5, -0.5, X.shape[1] - 0.5), (None, None))
+        panels[0].set_ylabel("feature")
+    else:
+        for panel, values, name in zip(panels, X[shown].T, _feature_names(names, X.shape[1]), strict=True):
+            _coloured_line(panel, shown, values, np.array(colours)[states[shown]], name)
+    for panel in panels:
+        for step in breaks:
+            panel.axvline(step - 0.5, color=LIGHT["line"], linewidth=0.8, zorder=0)
+    _state_strip(strip, states[shown], len(X), colours)
+    return figure
+
+
+def _coloured_line(axes: Axes, steps: np.ndarray, values: np.ndarray, colours: np.ndarray, name: str) -> None:
+    many = len(steps) > 500
+    axes.plot(steps, values, color=LIGHT["muted"], linewidth=0.6, alpha=0.6)
+    axes.scatter(steps, values, c=colours, s=3 if many else 9, linewidth=0, zorder=3, rasterized=len(steps) > MANY_DOTS)
+    axes.set_ylabel(name)
+
+
+def _state_strip(axes: Axes, states: np.ndarray, n_steps: int, colours: list[str]) -> None:
+    drawn = _image(axes, states[None], (-0.5, n_steps - 0.5, 0, 1), (-0.5, len(colours) - 0.5))
+    drawn.set_cmap(ListedColormap(colours))
+    axes.set_yticks([0.5], ["state"])
+    axes.tick_params(axis="y", length=0)
+    axes.spines[:].set_visible(False)
+    axes.set_xlabel("step")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Clusters
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def covariance_matrices(covariances: np.ndarray, covariance_type: str, n_components: int, n_features: int) -> np.ndarray:
+    """Covariances of any type as matrices (n_components, n_features, n_features)."""
+    eye = np.eye(n_features)
+    if covariance_type == "full":
+        return covariances
+    if covariance_type == "tied":
+        return np.broadcast_to(covariances, (n_components, n_features, n_features))
+    if covariance_type == "diag":
+        return covariances[:, None, :] * eye
+    return covariances[:, None, None] * eye
+
+
+@_styled
+def clusters_of_points(
+    X: np.ndarray,
+    labels: np.ndarray,
+    means: np.ndarray | None = None,
+    covariances: np.ndarray | None = None,
+    covariance_type: str = "full",
+    *,
+    names: Sequence[str] | None = None,
+) -> Figure:
+    """Points coloured by cluster, with an ellipse at two standard deviations around each mean.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n, n_features)
+        Of more than two features the two principal components are drawn, of one feature a histogram. More than 5000 points are
+        thinned out.
+    labels : ndarray of int of shape (n,)
+    means : ndarray of shape (n_components, n_features), optional
+    covariances : ndarray, optional
+        Shaped by ``covariance_type``.
+    covariance_type : {"full", "tied", "diag", "spherical"}
+    names : sequence of str, optional
+        Of the features.
+    """
+    n_clusters = max(int(labels.max()) + 1, 0 if means is None else len(means))
+    colours = category_colours(n_clusters)
+    figure = _figure(HALF, 3.6)
+    axes = figure.add_subplot()
+    if X.shape[1] == 1:
+        _histogram(axes, X[:, 0], labels, colours, _feature_names(names, 1)[0])
+        return figure
+    finite = np.isfinite(X).all(1)
+    centre, basis, titles = _plane(X[finite], names)
+    shown = np.flatnonzero(finite)[_thinned(int(finite.sum()))]
+    points = (X[shown] - centre) @ basis
+    size = np.clip(2500 / max(len(shown), 1), 3, 16)
+    axes.scatter(*points.T, c=np.array(colours)[labels[shown]], s=size, alpha=0.6, linewidth=0, rasterized=len(shown) > MANY_DOTS)
+    if means is not None and covariances is not None:
+        matrices = covariance_matrices(covariances, covariance_type, *means.shape)
+        for mean, matrix, colour in zip((means - centre) @ basis, basis.T @ matrices @ basis, colours, strict=False):
+            _ellipse(axes, mean, matrix, colour)
+    if means is not None:
+        for k, mean in enumerate((means - centre) @ basis):
+            badge = {"boxstyle": "circle,pad=0.22", "facecolor": LIGHT["card"], "edgecolor": colours[k], "linewidth": 1.4}
+            axes.text(*mean, str(k), fontsize=8, fontweight="bold", ha="center", va="center", bbox=badge)
+    axes.autoscale_view()
+    axes.set(xlabel=titles[0], ylabel=titles[1])
+    return figure
+
+
+def _plane(X: np.ndarray, names: Sequence[str] | None) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """The plane that points are drawn in: its origin, its two directions (n_features, 2), and what they are called."""
+    n_features = X.shape[1]
+    if n_features == 2:
+        return np.zeros(2), np.eye(2), _feature_names(names, 2)
+    centre = X.mean(0)
+    _, singular, directions = np.linalg.svd(X[_thinned(len(X))] - centre, full_matrices=False)
+    shares = singular**2 / max(np.sum(singular**2), np.finfo(float).tiny)
+    directions, shares = np.pad(directions, ((0, 2), (0, 0)))[:2], np.pad(shares, (0, 2))[:2]
+    return centre, directions.T, [f"principal component {i + 1} ({share:.0%} of the variance)" for i, share in enumerate(shares)]
+
+
+def _ellipse(axes: Axes, mean: np.ndarray, covariance: np.ndarray, colour: str) -> None:
+    variances, directions = np.linalg.eigh(covariance)
+    width, height = 4 * np.sqrt(np.maximum(variances, 0))  # two standard deviations on either side
+    angle = math.degrees(math.atan2(directions[1, 0], directions[0, 0]))
+    axes.add_patch(Ellipse(mean, width, height, angle=angle, fill=False, edgecolor=colour, linewidth=1.4))
+
+
+def _histogram(axes: Axes, values: np.ndarray, labels: np.ndarray, colours: list[str], name: str) -> None:
+    present = [k for k in range(len(colours)) if (labels == k).any()]
+    groups = [values[(labels == k) & np.isfinite(values)] for k in present]
+    axes.hist(groups, bins=40, stacked=True, color=[colours[k] for k in present], label=[str(k) for k in present])
+    axes.set(xlabel=name, ylabel="points")
+    axes.legend(title="cluster", frameon=False)
+
+
+@_styled
+def clusters_of_sequences(
+    sequences: Sequence[np.ndarray], labels: np.ndarray, *, n_clusters: int | None = None, names: Sequence[str] | None = None
+) -> Figure:
+    """A panel for each cluster with its sequences: paths in the plane, or the first feature over time.
+
+    Parameters
+    ----------
+    sequences : sequence of ndarray of shape (n_steps, n_features)
+        Those of two to four features are drawn as paths of the first two, x and y, with a dot where they begin; else the first
+        feature is drawn over time. At most 40 are drawn for each cluster.
+    labels : ndarray of int of shape (n_sequences,)
+    n_clusters : int, optional
+        By default as many as ``labels`` has; the first 12 are drawn.
+    names : sequence of str, optional
+        Of the features.
+    """
+    labels = np.asarray(labels)
+    n_clusters = n_clusters or int(labels.max()) + 1
+    n_panels = min(n_clusters, MOST_PANELS)
+    n_columns = min(n_panels, 4)
+    n_rows = math.ceil(n_panels / n_columns)
+    planar = 2 <= sequences[0].shape[1] <= 4
+    figure = _figure(HALF if n_columns <= 2 else WHOLE, 0.4 + n_rows * (2.4 if planar else 1.9))
+    panels = figure.subplots(n_rows, n_columns, sharex=True, sharey=True, squeeze=False).ravel()
+    names = _feature_names(names, sequences[0].shape[1])
+    for cluster, (panel, colour) in enumerate(zip(panels, category_colours(n_clusters), strict=False)):
+        members = [sequences[i] for i in np.flatnonzero(labels == cluster)]
+        chosen = [members[i] for i in _thinned(len(members), 40)] if members else []
+        _draw_paths(panel, chosen, planar, colour)
+        panel.set_title(f"cluster {cluster}")
+        if planar:
+            panel.set_aspect("equal")
+    for panel in panels[n_panels:]:
+        panel.axis("off")
+    for panel in panels[max(0, n_panels - n_columns) : n_panels]:  # the lowest of each column, also above an empty place
+        panel.tick_params(labelbottom=True)
+    figure.supxlabel(names[0] if planar else "step", fontsize=9, color=LIGHT["muted"])
+    figure.supylabel(names[1] if planar else names[0], fontsize=9, color=LIGHT["muted"])
+    return figure
+
+
+def _draw_paths(axes: Axes, sequences: list[np.ndarray], planar: bool, colour: str) -> None:
+    paths = [each[:, :2] if planar else np.column_stack([np.arange(len(each)), each[:, 0]]) for each in sequences]
+    paths = [path[_thinned(len(path), MOST_POINTS // 40)] for path in paths]
+    axes.add_collection(LineCollection(paths, colors=colour, linewidth=0.8, alpha=0.45))
+    if planar and paths:
+        axes.scatter(*np.array([path[0] for path in paths]).T, color=colour, s=7, linewidth=0, zorder=3)
+    axes.autoscale_view()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Dictionaries
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@_styled
+def dictionary(components: np.ndarray, sample_rate: float | None = None) -> Figure:
+    """The atoms of a factorisation side by side, each relative to its largest value.
+
+    Parameters
+    ----------
+    components : ndarray of shape (n_components, n_features)
+        Non-negative.
+    sample_rate : float, optional
+        In hertz, where atoms are magnitude spectra from 0 to half of it: they are then drawn in decibels over a logarithmic
+        frequency axis.
+    """
+    relative = components / np.maximum(components.max(1, keepdims=True), np.finfo(float).tiny)
+    figure = _figure(HALF, 2.7)
+    axes = figure.add_subplot()
+    if sample_rate is None:
+        _atoms(figure, axes, _pooled(relative, MOST_ROWS).T, (-0.5, components.shape[1] - 0.5), (0, 1), "relative value")
+        axes.set_ylabel("feature")
+    else:
+        limits = _frequency_limits(sample_rate)
+        rows = _log_filters(np.linspace(0, sample_rate / 2, components.shape[1]), limits)
+        decibels = 10 * np.log10(np.maximum(rows @ relative.T**2, SILENCE))
+        _atoms(figure, axes, decibels, tuple(np.log10(limits)), (-60, 0), "relative level (dB)")
+        _frequency_axis(axes, limits)
+    axes.set_xlabel("atom")
+    _whole_numbers(axes.xaxis)
+    return figure
+
+
+def _atoms(figure: Figure, axes: Axes, image: np.ndarray, vertical: tuple, colours: tuple, label: str) -> None:
+    extent = (-0.5, image.shape[1] - 0.5, *vertical)
+    drawn = _image(axes, image, extent, colours)
+    _colour_bar(figure, drawn, label)
+
+
+@_styled
+def activations(values: np.ndarray, *, seconds_per_item: float | None = None) -> Figure:
+    """How much of each atom is in each item, relative to the atom's largest activation.
+
+    Parameters
+    ----------
+    values : ndarray of shape (n_items, n_components)
+        Non-negative.
+    seconds_per_item : float, optional
+        Where the items are frames of a sound: the time axis is then in seconds.
+    """
+    relative = values.T / np.maximum(values.max(0), np.finfo(float).tiny)[:, None]
+    n_atoms, n_items = relative.shape
+    figure = _figure(WHOLE, 2.7)
+    axes = figure.add_subplot()
+    extent = (0, n_items * (seconds_per_item or 1), -0.5, n_atoms - 0.5)
+    image = _image(axes, _pooled(relative, 2 * MOST_COLUMNS), extent, (0, 1))
+    axes.set(xlabel="item" if seconds_per_item is None else "time (s)", ylabel="atom")
+    _whole_numbers(axes.yaxis)
+    _colour_bar(figure, image, "relative activation")
+    return figure
