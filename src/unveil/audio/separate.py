@@ -16,9 +16,9 @@ import soundfile
 import torch
 from sklearn.base import clone
 
-from unveil.core.estimator import Estimator
+from unveil.core.estimator import Estimator, SeparateMixin
 from unveil.data.files import atomic_paths, audio_files, check_sound, open_audio, read_audio, read_samples
-from unveil.errors import ConvergenceWarning, InputError
+from unveil.errors import ConvergenceWarning, InputError, ParameterError
 from unveil.kernels.stft import istft, stft, window_length
 from unveil.kernels.wiener import spatial_wiener, wiener_masks
 from unveil.models.nmf import NMF
@@ -86,6 +86,8 @@ class Separator:
         """
         if len(sources) < 2:
             raise InputError(f"{len(sources)} source is not a mixture; give clean examples of at least two")
+        if model is not None and not isinstance(model, SeparateMixin):
+            raise ParameterError(f"model={type(model).__name__}: expected an estimator that can explain a mixture, such as NMF")
         n_fft = n_fft or window_length(sample_rate)
         hop = n_fft // 4
         models = {}

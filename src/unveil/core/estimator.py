@@ -143,6 +143,16 @@ class Estimator(BaseEstimator, ABC):
             return values.reshape(n_samples, length, -1), labels.reshape(n_samples, length)
         return values, labels
 
+    @property
+    def converged_(self) -> bool:
+        """Whether learning stopped by itself."""
+        return self.history_.converged
+
+    @property
+    def n_iter_(self) -> int:
+        """How many times the parameters were updated; at least 1."""
+        return max(self.history_.n_iter, 1)
+
     @final
     def save(self, path: Any) -> None:
         """Write the fitted estimator to one file, which ``unveil.load`` reads; see ``unveil.core.storage``."""

@@ -70,6 +70,8 @@ def natural_parameters(means: Tensor, covariances: Tensor, covariance_type: str)
         quadratic = precisions[..., row, column] * torch.where(row == column, -0.5, -1.0).to(means)
         quadratic = quadratic.expand(n_components, -1)
     else:
+        if not bool((covariances > torch.finfo(covariances.dtype).tiny).all()):
+            raise torch.linalg.LinAlgError("a variance is not positive")
         precisions = covariances.reciprocal()
         if covariance_type == "spherical":
             log_determinant = n_features * covariances.log()

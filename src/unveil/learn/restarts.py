@@ -5,18 +5,40 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 
+from unveil.core.constraints import boolean, choice, integer, real
 from unveil.core.history import History
 from unveil.core.model import EMModel, Model
 from unveil.data.batch import Batches
 from unveil.errors import ParameterError
 from unveil.learn.em import em
 from unveil.learn.progress import ProgressBar
-from unveil.learn.reduce import Reduce, serial
+from unveil.learn.reduce import REDUCTIONS, Reduce, serial
 
 Learn = Callable[..., History]
+
+EM_CONSTRAINTS = {
+    "max_iter": integer(1),
+    "tol": real(0.0),
+    "warm_start": boolean,
+    "verbose": integer(0),
+    "reduce": choice(*REDUCTIONS),
+}
+
+
+def em_settings(estimator: Any) -> dict[str, Any]:
+    """The arguments of ``em_from_starts`` from the constructor parameters that estimators learned by EM share."""
+    return {
+        "fitted": getattr(estimator, "model_", None) if estimator.warm_start else None,
+        "n_init": getattr(estimator, "n_init", 1),
+        "max_iter": estimator.max_iter,
+        "tol": estimator.tol,
+        "reduce": REDUCTIONS[estimator.reduce],
+        "title": type(estimator).__name__ if estimator.verbose else None,
+    }
 
 
 def with_restarts(

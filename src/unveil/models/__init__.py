@@ -36,7 +36,7 @@ def load(path: str | os.PathLike) -> Estimator:
     """
     header, _ = read_model(path)
     name = header.get("estimator")
-    if name not in discover():
+    if not isinstance(name, str) or name not in discover():
         known = ", ".join(discover())
         raise ModelFileError(f"{path}: holds a {name!r}, which this version does not know; it knows {known}")
     return discover()[name].restore(path)

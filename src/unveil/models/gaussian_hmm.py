@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from unveil.core.constraints import as_covariances, as_probabilities, as_shape, boolean, choice, integer, real
+from unveil.core.constraints import as_covariances, as_probabilities, as_shape, choice, integer, real
 from unveil.core.estimator import Estimator, as_array
 from unveil.core.history import History
 from unveil.core.model import Emission, EMModel, Posterior
@@ -21,8 +21,7 @@ from unveil.errors import InputError
 from unveil.kernels import chains, chains_cpu
 from unveil.kernels.gaussian import COVARIANCE_TYPES
 from unveil.kernels.simplex import normalize
-from unveil.learn.reduce import REDUCTIONS
-from unveil.learn.restarts import em_from_starts
+from unveil.learn.restarts import EM_CONSTRAINTS, em_from_starts, em_settings
 from unveil.models.starts import START_SAMPLE, assign_by_kmeans, assign_sequences
 
 _VANISHED = 1e-100  # a transition that is less probable is made impossible, so that scaled recursions stay exact
@@ -270,16 +269,11 @@ class GaussianHMM(Estimator):
     """
 
     items = "sequences"
-    constraints = {
+    constraints = EM_CONSTRAINTS | {
         "n_states": integer(1),
         "covariance_type": choice(*COVARIANCE_TYPES),
-        "tol": real(0.0),
         "reg_covar": real(0.0),
-        "max_iter": integer(1),
         "n_init": integer(1),
-        "warm_start": boolean,
-        "verbose": integer(0),
-        "reduce": choice(*REDUCTIONS),
     }
 
     def __init__(
@@ -321,17 +315,7 @@ class GaussianHMM(Estimator):
 
     def learn(self, model: ChainMixture, batches: Batches, generator: torch.Generator) -> History:
         """EM from several starts."""
-        return em_from_starts(
-            model,
-            batches,
-            generator,
-            fitted=getattr(self, "model_", None) if self.warm_start else None,
-            n_init=self.n_init,
-            max_iter=self.max_iter,
-            tol=self.tol,
-            reduce=REDUCTIONS[self.reduce],
-            title=type(self).__name__ if self.verbose else None,
-        )
+        return em_from_starts(model, batches, generator, **em_settings(self))
 
     def predict(self, X: Any, *, lengths: Any = None) -> Any:
         """The most probable path of states (Viterbi): one integer for each step, in the form of X."""
@@ -372,16 +356,6 @@ class GaussianHMM(Estimator):
     def covariances_(self) -> np.ndarray:
         """The covariances, shaped by ``covariance_type``."""
         return as_array(self.model_.emission.covariances)
-
-    @property
-    def converged_(self) -> bool:
-        """Whether EM stopped by itself."""
-        return self.history_.converged
-
-    @property
-    def n_iter_(self) -> int:
-        """The number of EM iterations."""
-        return max(self.history_.n_iter, 1)
 
 
 def build_chains(estimator: Any, n_chains: int, n_features: int) -> ChainMixture:

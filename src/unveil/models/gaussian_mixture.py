@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from unveil.core.constraints import as_covariances, as_probabilities, as_shape, boolean, choice, integer, real
+from unveil.core.constraints import as_covariances, as_probabilities, as_shape, choice, integer, real
 from unveil.core.estimator import ClusterMixin, Estimator, as_array
 from unveil.core.history import History
 from unveil.core.model import Emission, EMModel, Posterior
@@ -20,8 +20,7 @@ from unveil.emissions.gaussian import Gaussian
 from unveil.errors import InputError
 from unveil.kernels.gaussian import COVARIANCE_TYPES, inverse
 from unveil.kernels.simplex import normalize, normalize_log_
-from unveil.learn.reduce import REDUCTIONS
-from unveil.learn.restarts import em_from_starts
+from unveil.learn.restarts import EM_CONSTRAINTS, em_from_starts, em_settings
 from unveil.models.starts import START_SAMPLE, assign_at_random, assign_by_kmeans, assign_by_seeds
 
 
@@ -204,17 +203,12 @@ class GaussianMixture(ClusterMixin, Estimator):
     """
 
     items = "points"
-    constraints = {
+    constraints = EM_CONSTRAINTS | {
         "n_components": integer(1),
         "covariance_type": choice(*COVARIANCE_TYPES),
-        "tol": real(0.0),
         "reg_covar": real(0.0),
-        "max_iter": integer(1),
         "n_init": integer(1),
         "init_params": choice("kmeans", "k-means++", "random", "random_from_data"),
-        "warm_start": boolean,
-        "verbose": integer(0),
-        "reduce": choice(*REDUCTIONS),
     }
 
     def __init__(
@@ -270,17 +264,7 @@ class GaussianMixture(ClusterMixin, Estimator):
 
     def learn(self, model: Mixture, batches: Batches, generator: torch.Generator) -> History:
         """EM from several starts."""
-        return em_from_starts(
-            model,
-            batches,
-            generator,
-            fitted=getattr(self, "model_", None) if self.warm_start else None,
-            n_init=self.n_init,
-            max_iter=self.max_iter,
-            tol=self.tol,
-            reduce=REDUCTIONS[self.reduce],
-            title=type(self).__name__ if self.verbose else None,
-        )
+        return em_from_starts(model, batches, generator, **em_settings(self))
 
     @property
     def weights_(self) -> np.ndarray:
@@ -310,16 +294,6 @@ class GaussianMixture(ClusterMixin, Estimator):
             return as_array(covariances.rsqrt())
         eye = torch.eye(covariances.shape[-1], dtype=covariances.dtype, device=covariances.device)
         return as_array(torch.linalg.solve_triangular(torch.linalg.cholesky(covariances), eye, upper=False).mT)
-
-    @property
-    def converged_(self) -> bool:
-        """Whether EM stopped by itself."""
-        return self.history_.converged
-
-    @property
-    def n_iter_(self) -> int:
-        """The number of EM iterations."""
-        return max(self.history_.n_iter, 1)
 
     @property
     def lower_bound_(self) -> float:

@@ -7,13 +7,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from unveil.core.constraints import boolean, choice, integer, real
+from unveil.core.constraints import choice, integer, real
 from unveil.core.estimator import ClusterMixin, Estimator, as_array
 from unveil.core.history import History
 from unveil.data.batch import Batches
 from unveil.kernels.gaussian import COVARIANCE_TYPES
-from unveil.learn.reduce import REDUCTIONS
-from unveil.learn.restarts import em_from_starts
+from unveil.learn.restarts import EM_CONSTRAINTS, em_from_starts, em_settings
 from unveil.models.gaussian_hmm import ChainMixture, build_chains
 
 
@@ -82,17 +81,12 @@ class MixtureOfHMMs(ClusterMixin, Estimator):
     """
 
     items = "sequences"
-    constraints = {
+    constraints = EM_CONSTRAINTS | {
         "n_clusters": integer(1),
         "n_states": integer(1),
         "covariance_type": choice(*COVARIANCE_TYPES),
-        "tol": real(0.0),
         "reg_covar": real(0.0),
-        "max_iter": integer(1),
         "n_init": integer(1),
-        "warm_start": boolean,
-        "verbose": integer(0),
-        "reduce": choice(*REDUCTIONS),
     }
 
     def __init__(
@@ -136,17 +130,7 @@ class MixtureOfHMMs(ClusterMixin, Estimator):
 
     def learn(self, model: ChainMixture, batches: Batches, generator: torch.Generator) -> History:
         """EM from several starts."""
-        return em_from_starts(
-            model,
-            batches,
-            generator,
-            fitted=getattr(self, "model_", None) if self.warm_start else None,
-            n_init=self.n_init,
-            max_iter=self.max_iter,
-            tol=self.tol,
-            reduce=REDUCTIONS[self.reduce],
-            title=type(self).__name__ if self.verbose else None,
-        )
+        return em_from_starts(model, batches, generator, **em_settings(self))
 
     def predict_states(self, X: Any, *, lengths: Any = None) -> Any:
         """The most probable path through the most probable cluster's states, 0 .. M - 1: one for each step, in the form of X."""
@@ -181,13 +165,3 @@ class MixtureOfHMMs(ClusterMixin, Estimator):
 
     def _by_cluster(self, parameter: torch.Tensor) -> np.ndarray:
         return as_array(parameter).reshape(self.n_clusters, self.n_states, *parameter.shape[1:])
-
-    @property
-    def converged_(self) -> bool:
-        """Whether EM stopped by itself."""
-        return self.history_.converged
-
-    @property
-    def n_iter_(self) -> int:
-        """The number of EM iterations."""
-        return max(self.history_.n_iter, 1)

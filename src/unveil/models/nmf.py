@@ -10,7 +10,7 @@ import torch
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from torch import Tensor, nn
 
-from unveil.core.constraints import as_shape, boolean, choice, integer, real
+from unveil.core.constraints import as_shape, choice, integer, real
 from unveil.core.estimator import Estimator, SeparateMixin, as_array
 from unveil.core.history import History
 from unveil.core.model import EMModel, Posterior
@@ -19,8 +19,7 @@ from unveil.data.batch import Batch, Batches
 from unveil.data.layout import as_rows
 from unveil.errors import InputError
 from unveil.kernels.divergences import BETAS, beta_divergence, gradient_parts_
-from unveil.learn.reduce import REDUCTIONS
-from unveil.learn.restarts import em_from_starts
+from unveil.learn.restarts import EM_CONSTRAINTS, em_from_starts, em_settings
 from unveil.models.starts import START_SAMPLE
 
 _FLOOR = 1e-10  # of the mean of the data: 100 dB below it, in power
@@ -316,16 +315,11 @@ class NMF(SeparateMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, Esti
 
     items = "points"
     allows_nan = True
-    constraints = {
+    constraints = EM_CONSTRAINTS | {
         "n_components": integer(1),
         "beta_loss": choice(*BETAS, *BETAS.values()),
         "sparsity": real(0.0),
-        "max_iter": integer(1),
-        "tol": real(0.0),
         "init": choice("random", "samples"),
-        "warm_start": boolean,
-        "verbose": integer(0),
-        "reduce": choice(*REDUCTIONS),
     }
 
     def __init__(
@@ -367,18 +361,7 @@ class NMF(SeparateMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, Esti
 
     def learn(self, model: Factorization, batches: Batches, generator: torch.Generator) -> History:
         """Alternating updates of activations and dictionary."""
-        history = em_from_starts(
-            model,
-            batches,
-            generator,
-            fitted=getattr(self, "model_", None) if self.warm_start else None,
-            max_iter=self.max_iter,
-            tol=self.tol,
-            relative=True,
-            evaluate_every=10,
-            reduce=REDUCTIONS[self.reduce],
-            title=type(self).__name__ if self.verbose else None,
-        )
+        history = em_from_starts(model, batches, generator, relative=True, evaluate_every=10, **em_settings(self))
         model.forget()
         return history
 
@@ -408,16 +391,6 @@ class NMF(SeparateMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, Esti
     def components_(self) -> np.ndarray:
         """The atoms, of shape (K, F)."""
         return as_array(self.model_.components)
-
-    @property
-    def converged_(self) -> bool:
-        """Whether learning stopped by itself."""
-        return self.history_.converged
-
-    @property
-    def n_iter_(self) -> int:
-        """The number of updates of the dictionary."""
-        return max(self.history_.n_iter, 1)
 
     @property
     def _n_features_out(self) -> int:
