@@ -15,7 +15,7 @@ from torch import Tensor
 from unveil.errors import InputError
 
 BATCH_BYTES = 1 << 19  # of float64 values: a batch and what an E-step makes of it then stay in the caches
-MIN_BATCH_STEPS, MAX_BATCH_STEPS = 256, 16384
+MIN_BATCH_STEPS, MAX_BATCH_STEPS, MIN_SHARED_STEPS = 256, 16384, 1024
 
 
 @dataclass(frozen=True)
@@ -177,7 +177,7 @@ class Batches:
         self.rows, self.offsets, self.allow_nan = rows, offsets, allow_nan
         self.weights = None if weights is None else torch.as_tensor(weights).to(rows.device)
         self.labels = None if labels is None else torch.as_tensor(labels).to(rows.device)
-        self.batch_steps = batch_steps or _default_batch_steps(rows.n_features)
+        self.batch_steps = batch_steps or _default_batch_steps(rows.n_rows, rows.n_features)
 
     @property
     def n_features(self) -> int:
@@ -293,5 +293,8 @@ def _draw_sorted(n_total: int, n_drawn: int, generator: torch.Generator) -> Tens
     return drawn[torch.randperm(len(drawn), generator=generator)[:n_drawn]].sort().values
 
 
-def _default_batch_steps(n_features: int) -> int:
-    return int(min(max(BATCH_BYTES // (8 * max(n_features, 1)), MIN_BATCH_STEPS), MAX_BATCH_STEPS))
+def _default_batch_steps(n_steps: int, n_features: int) -> int:
+    """As much as stays in the caches, but at least two batches for each core where there is enough for that."""
+    fitting = BATCH_BYTES // (8 * max(n_features, 1))
+    shared = -(-n_steps // (2 * torch.get_num_threads()))
+    return int(min(max(fitting, MIN_BATCH_STEPS), max(shared, MIN_SHARED_STEPS), MAX_BATCH_STEPS))

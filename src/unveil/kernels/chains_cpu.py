@@ -22,6 +22,9 @@ from unveil.kernels.chains import ChainExpectations
 _compiled = numba.njit(nogil=True, cache=True, error_model="numpy", fastmath={"reassoc", "contract", "arcp", "nsz"})
 
 _LOST = 1e-200  # a reachable state below this may be about to underflow
+_TRUSTED = 1e-250  # sums above it are exact, though some of their terms may have underflowed
+_OVERFLOWING = 600.0  # logarithms above it are not exponentiated
+_UNLIKELY = 1e-30  # chains that are less probable for a sequence learn nothing from it
 _NEGLIGIBLE = 1e-100  # non-zero transitions below this defeat the check for lost states
 
 
@@ -109,24 +112,34 @@ def _spread(initial, transition, reachable, t):
 
 
 @_compiled
-def _forward_log(log_initial, log_transition, log_emission, log_alpha):
-    """Fill ``log_alpha`` (T, M) with the log-weight of all paths that end in each state, and return log Z."""
+def _forward_log(log_initial, transition, log_transition, log_emission, log_alpha, share, arriving):
+    """Fill ``log_alpha`` (T, M) with the log-weight of all paths that end in each state, and return log Z.
+
+    A step is a product of probabilities relative to the best state; only where that underflows are single logarithms added up.
+    """
     n_steps, n_states = log_alpha.shape
     for j in range(n_states):
         log_alpha[0, j] = log_initial[j] + log_emission[0, j]
     for t in range(1, n_steps):
+        highest = _exp_below_highest(log_alpha[t - 1], share)
+        _multiply(share, transition, arriving)
         for j in range(n_states):
-            highest = -np.inf
-            for i in range(n_states):
-                highest = max(highest, log_alpha[t - 1, i] + log_transition[i, j])
-            log_alpha[t, j] = highest
-            if highest > -np.inf:
-                total = 0.0
-                for i in range(n_states):
-                    if log_transition[i, j] > -np.inf:
-                        total += np.exp(log_alpha[t - 1, i] + log_transition[i, j] - highest)
-                log_alpha[t, j] = highest + np.log(total) + log_emission[t, j]
+            if arriving[j] > _TRUSTED:
+                log_alpha[t, j] = highest + np.log(arriving[j]) + log_emission[t, j]
+            else:
+                log_alpha[t, j] = _log_sum_exp(log_alpha[t - 1] + log_transition[:, j]) + log_emission[t, j]
     return _log_sum_exp(log_alpha[n_steps - 1])
+
+
+@_compiled
+def _exp_below_highest(log_values, out):
+    """Fill ``out`` with the values relative to the highest one, which is returned as a logarithm; all zero where that is -inf."""
+    highest = -np.inf
+    for value in log_values:
+        highest = max(highest, value)
+    for i in range(len(log_values)):
+        out[i] = np.exp(log_values[i] - highest) if highest > -np.inf else 0.0
+    return highest
 
 
 @_compiled
@@ -159,8 +172,11 @@ def _backward_scaled(reversed_transition, likelihood, states, inverse_scale, wei
 
 
 @_compiled
-def _backward_log(log_transition, log_emission, states, log_z, weight, pairs, message, passed):
-    """The same from log-domain forward messages; expected transitions are complete."""
+def _backward_log(
+    reversed_transition, log_transition, log_emission, states, log_z, weight, factored, pairs, message, passed, share, arriving
+):  # fmt: skip
+    """The same from log-domain forward messages. Expected transitions go to ``factored``, still to be multiplied by A, or where that
+    would overflow to ``pairs``, complete."""
     n_steps, n_states = states.shape
     for j in range(n_states):
         message[j] = 0.0
@@ -168,20 +184,24 @@ def _backward_log(log_transition, log_emission, states, log_z, weight, pairs, me
     for t in range(n_steps - 2, -1, -1):
         for j in range(n_states):
             passed[j] = message[j] + log_emission[t + 1, j]
+        highest = _exp_below_highest(passed, share)
+        _multiply(share, reversed_transition, arriving)
+        largest = -np.inf
         for i in range(n_states):
-            highest = -np.inf
-            for j in range(n_states):
-                highest = max(highest, log_transition[i, j] + passed[j])
-            total = 0.0
-            if highest > -np.inf:
+            largest = max(largest, states[t, i] + highest - log_z)
+            if arriving[i] > _TRUSTED:
+                message[i] = highest + np.log(arriving[i])
+            else:
+                message[i] = _log_sum_exp(log_transition[i] + passed)
+        if largest < _OVERFLOWING:
+            for i in range(n_states):
+                arriving[i] = weight * np.exp(states[t, i] + highest - log_z)
+            _add_outer(arriving, share, factored)
+        else:
+            for i in range(n_states):
                 for j in range(n_states):
                     if log_transition[i, j] > -np.inf:
-                        share = np.exp(log_transition[i, j] + passed[j] - highest)
-                        total += share
-                        pairs[i, j] += weight * share * np.exp(states[t, i] + highest - log_z)
-                message[i] = highest + np.log(total)
-            else:
-                message[i] = -np.inf
+                        pairs[i, j] += weight * np.exp(states[t, i] + log_transition[i, j] + passed[j] - log_z)
         for i in range(n_states):
             states[t, i] = weight * np.exp(states[t, i] + message[i] - log_z)
 
@@ -247,7 +267,7 @@ def _kind(initial: np.ndarray, transition: np.ndarray) -> int:
 
 
 @_compiled
-def _forward_sequence(n, chains, arriving, reachable):
+def _forward_sequence(n, chains, arriving, share, reachable):
     """Forward messages of one sequence in ``states``: scaled where that is exact, in the log domain elsewhere."""
     a, b = chains.offsets[n], chains.offsets[n + 1]
     for c in range(len(chains.initial)):
@@ -259,35 +279,43 @@ def _forward_sequence(n, chains, arriving, reachable):
                 chains.inverse_scale[a:b, c], arriving, reachable, chains.kind[c] == 1,
             )  # fmt: skip
         if not good:
-            chains.log_z[n, c] = _forward_log(chains.log_initial[c], chains.log_transition[c], chains.log_emission[a:b, c], states)
+            chains.log_z[n, c] = _forward_log(
+                chains.log_initial[c],
+                chains.transition[c],
+                chains.log_transition[c],
+                chains.log_emission[a:b, c],
+                states,
+                share,
+                arriving,
+            )
         chains.scaled[n, c] = good
 
 
 @_compiled
 def _forward(chains):
     n_states = chains.initial.shape[1]
-    arriving, reachable = np.empty(n_states), np.zeros(n_states, dtype=np.bool_)
+    arriving, share, reachable = np.empty(n_states), np.empty(n_states), np.zeros(n_states, dtype=np.bool_)
     for n in range(len(chains.log_z)):
-        _forward_sequence(n, chains, arriving, reachable)
+        _forward_sequence(n, chains, arriving, share, reachable)
 
 
 @_compiled
 def _expect(chains, log_weights, weights, log_evidence, responsibilities, first, pairs):
     """Turn ``states`` into posteriors; fill the evidence and responsibilities, and add to ``first`` and ``pairs``."""
     n_chains, n_states = chains.initial.shape
-    arriving, reachable = np.empty(n_states), np.zeros(n_states, dtype=np.bool_)
+    arriving, share, reachable = np.empty(n_states), np.empty(n_states), np.zeros(n_states, dtype=np.bool_)
     message, passed = np.empty(n_states), np.empty(n_states)
     factored = np.zeros((n_chains, n_states, n_states))
     for n in range(len(chains.log_z)):
-        _forward_sequence(n, chains, arriving, reachable)
+        _forward_sequence(n, chains, arriving, share, reachable)
         a, b = chains.offsets[n], chains.offsets[n + 1]
         log_evidence[n] = _log_sum_exp(log_weights + chains.log_z[n])
         for c in range(n_chains):
             log_z, states = chains.log_z[n, c], chains.states[a:b, c]
-            share = np.exp(log_weights[c] + log_z - log_evidence[n]) if log_weights[c] + log_z > -np.inf else 0.0
-            responsibilities[n, c] = share
-            weight = share * weights[n]
-            if weight == 0.0:
+            possible = log_weights[c] + log_z > -np.inf
+            responsibilities[n, c] = np.exp(log_weights[c] + log_z - log_evidence[n]) if possible else 0.0
+            weight = responsibilities[n, c] * weights[n]
+            if responsibilities[n, c] < _UNLIKELY or weight == 0.0:
                 states[:] = 0.0
             elif chains.scaled[n, c]:
                 _backward_scaled(
@@ -296,8 +324,9 @@ def _expect(chains, log_weights, weights, log_evidence, responsibilities, first,
                 )  # fmt: skip
             else:
                 _backward_log(
-                    chains.log_transition[c], chains.log_emission[a:b, c], states, log_z, weight, pairs[c], message, passed
-                )
+                    chains.reversed_transition[c], chains.log_transition[c], chains.log_emission[a:b, c], states, log_z, weight,
+                    factored[c], pairs[c], message, passed, share, arriving,
+                )  # fmt: skip
             for j in range(n_states):
                 first[c, j] += states[0, j]
     pairs += factored * chains.transition

@@ -111,7 +111,7 @@ def _summary(duration: float, names: str, separator: Separator | None) -> str:
 
 
 def _enumerated(names: Sequence[str]) -> str:
-    """ "a, b and c"."""
+    """Names as one says them: a, b and c."""
     *first, last = names
     return f"{', '.join(first)} and {last}" if first else str(last)
 
@@ -219,8 +219,8 @@ def _separator_table(separator: Separator) -> Table:
     milliseconds = 1000 / separator.sample_rate
     rows = [
         ["sample rate", f"{separator.sample_rate:g} Hz"],
-        ["window (n_fft)", f"{separator.n_fft} samples, {separator.n_fft * milliseconds:.1f} ms"],
-        ["step (hop)", f"{separator.hop} samples, {separator.hop * milliseconds:.1f} ms"],
+        ["window (n_fft)", f"{separator.n_fft} samples, {separator.n_fft * milliseconds:.1f}\u00a0ms"],
+        ["step (hop)", f"{separator.hop} samples, {separator.hop * milliseconds:.1f}\u00a0ms"],
         ["exponent of the masks (power)", f"{separator.power:g}"],
     ]
     return Table(("Parameter", "Value"), rows, "The separation")
