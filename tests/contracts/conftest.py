@@ -1,0 +1,182 @@
+"""Every discovered estimator as a case: cheap constructor arguments, data of the kind that it takes, and its fitted numbers.
+
+A new estimator needs no line here: what it is given follows from its parameters' names, its ``items`` and its tags.
+"""
+
+import functools
+import inspect
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+from sklearn.utils import get_tags
+
+from unveil.core.model import EMModel
+from unveil.core.statistics import Statistics
+from unveil.data.batch import Batches
+from unveil.data.layout import as_rows, offsets_of
+from unveil.kernels.gaussian import COVARIANCE_TYPES
+from unveil.learn.em import em
+from unveil.learn.reduce import REDUCTIONS
+from unveil.models import discover
+
+CHEAP = {
+    "n_components": 3,
+    "n_states": 3,
+    "n_clusters": 2,
+    "n_init": 1,
+    "max_iter": 4,
+    "tol": 0.0,
+    "random_state": 0,
+    "reduce": "serial",
+}
+VARIANTS = {"covariance_type": COVARIANCE_TYPES, "beta_loss": (0, 1, 2)}
+VERBS = ("predict", "predict_proba", "filter_proba", "predict_states", "transform", "score_samples")
+N_FEATURES = 4  # unlike any number of classes, so that no axis can be taken for another
+
+
+@dataclass(frozen=True)
+class Case:
+    """An estimator class, with one choice of its options that change the model."""
+
+    cls: type
+    options: tuple = ()
+
+    @property
+    def takes_sequences(self):
+        return self.cls.items == "sequences"
+
+    @property
+    def positive(self):
+        return get_tags(self.cls()).input_tags.positive_only
+
+    def new(self, **changes):
+        accepted = inspect.signature(self.cls).parameters
+        cheap = {name: value for name, value in CHEAP.items() if name in accepted}
+        return self.cls(**cheap | dict(self.options) | changes)
+
+    def arrays(self, seed=0, n_items=40, scale=1.0, offset=0.0):
+        """One table for each sequence, or one table of points in a list: clusters that can be told apart, but overlap."""
+        rng = np.random.default_rng(seed)
+        lengths = rng.integers(3, 12, n_items) if self.takes_sequences else [4 * n_items]
+        centers = 2.0 * rng.normal(size=(3, N_FEATURES))
+        made = []
+        for length in lengths:
+            classes = np.sort(rng.integers(3, size=length)) if self.takes_sequences else rng.integers(3, size=length)
+            made.append(centers[classes] + rng.normal(size=(length, N_FEATURES)))
+        if self.positive:
+            made = [np.abs(each) + 0.01 for each in made]
+        return [each * scale + offset for each in made]
+
+    def data(self, **options):
+        """What the user hands over."""
+        arrays = self.arrays(**options)
+        return arrays if self.takes_sequences else arrays[0]
+
+    def table(self, **options):
+        """The same in one array, and the ``lengths`` that a model of sequences needs to tell them apart."""
+        arrays = self.arrays(**options)
+        return np.concatenate(arrays), {"lengths": [len(each) for each in arrays]} if self.takes_sequences else {}
+
+    def batches(self, arrays=None, weights=None, batch_steps=None, **options):
+        arrays = self.arrays(**options) if arrays is None else arrays
+        offsets = offsets_of([len(each) for each in arrays]) if self.takes_sequences else None
+        return Batches(as_rows(np.concatenate(arrays)), offsets, weights=weights, batch_steps=batch_steps)
+
+    def edges(self, arrays):
+        """Where items begin and end in the concatenated rows."""
+        return offsets_of([len(each) for each in arrays] if self.takes_sequences else np.ones(len(arrays[0]), dtype=int))
+
+    def select(self, arrays, items):
+        """The same arrays with other items, in another order, or again."""
+        return [arrays[i] for i in items] if self.takes_sequences else [arrays[0][items]]
+
+    def n_items(self, arrays):
+        return len(self.edges(arrays)) - 1
+
+    def started(self, batches, **changes):
+        """A model after its start and one step, so that everything it holds has been set from data."""
+        model = self.new(**changes).build(batches.n_features)
+        model.initialize(batches, torch.Generator().manual_seed(0))
+        em(model, batches, max_iter=1, tol=0.0)
+        forget(model)
+        return model
+
+    def outputs(self, estimator, X, **arguments):
+        """The result of each verb that the estimator has."""
+        return {verb: getattr(estimator, verb)(X, **arguments) for verb in VERBS if hasattr(estimator, verb)}
+
+
+def forget(model):
+    """Drop what a model keeps from one pass to the next."""
+    getattr(model, "forget", lambda: None)()
+
+
+def numbers_of(model):
+    return {name: value.detach().cpu().numpy().copy() for name, value in model.state_dict().items()}
+
+
+def flat(value):
+    """Arrays of a result that may be a list with one for each sequence."""
+    return np.concatenate([np.asarray(each) for each in value]) if isinstance(value, list) else np.asarray(value)
+
+
+def fields_of(statistics, prefix=""):
+    """The arrays of statistics, nested ones too, by name."""
+    found = {}
+    for name, value in vars(statistics).items():
+        if isinstance(value, Statistics):
+            found |= fields_of(value, f"{prefix}{name}.")
+        else:
+            found[prefix + name] = np.asarray(value)
+    return found
+
+
+def is_em(cls):
+    return isinstance(Case(cls).new().build(N_FEATURES), EMModel)
+
+
+@functools.cache
+def all_cases():
+    return [Case(cls) for cls in discover().values()]
+
+
+@functools.cache
+def em_variants():
+    made = []
+    for cls in discover().values():
+        if not is_em(cls):
+            continue
+        accepted = inspect.signature(cls).parameters
+        names = [name for name in VARIANTS if name in accepted]
+        choices = [((name, value),) for name in names for value in VARIANTS[name]] or [()]
+        made += [Case(cls, choice) for choice in choices]
+    return made
+
+
+def label(case):
+    return "-".join([case.cls.__name__, *(str(value) for _, value in case.options)])
+
+
+def pytest_generate_tests(metafunc):
+    for name, cases in (
+        ("case", all_cases()),
+        ("point_case", [each for each in all_cases() if not each.takes_sequences]),
+        ("sequence_case", [each for each in all_cases() if each.takes_sequences]),
+        ("positive_case", [each for each in all_cases() if each.positive]),
+        ("variant", em_variants()),
+        ("free_variant", [each for each in em_variants() if not each.positive]),
+    ):
+        if name in metafunc.fixturenames:
+            metafunc.parametrize(name, cases, ids=label)
+
+
+@pytest.fixture
+def tools():
+    """The helpers of this file, which test modules cannot import."""
+    from types import SimpleNamespace
+
+    return SimpleNamespace(
+        forget=forget, numbers_of=numbers_of, flat=flat, fields_of=fields_of, n_features=N_FEATURES, reductions=REDUCTIONS
+    )

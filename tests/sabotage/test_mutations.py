@@ -1,0 +1,448 @@
+"""Small mistakes, put one by one into a copy of the package: the tests named beside each must notice.
+
+Each mutation is a piece of source text that must be there, and what replaces it. The tests run in a process of their own, in which
+the copy comes before the installed package. A mutation whose text is gone must be brought up to date with the source.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+import unveil
+
+REPOSITORY = Path(__file__).parents[2]
+MIXTURE = "tests/models/test_gaussian_mixture.py"
+CHAIN = "tests/models/test_gaussian_hmm.py"
+CLUSTERS = "tests/models/test_mixture_of_hmms.py"
+NMF = "tests/models/test_nmf.py"
+EM = "tests/contracts/test_em.py"
+BEHAVIOUR = "tests/contracts/test_behaviour.py"
+BAD_INPUT = "tests/contracts/test_bad_input.py"
+BSS = "tests/metrics/test_bss.py"
+LABELS = "tests/metrics/test_clustering.py"
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """A mistake: in which file of the package, what it replaces by what, and the tests that must fail."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+    tests: tuple[str, ...]
+    occurrences: int = 1
+
+
+MUTATIONS = [
+    # ---- densities and their statistics
+    Mutation(
+        "constant of the normal density without one of its terms",
+        "kernels/gaussian.py",
+        "n_features * math.log(2 * math.pi) + log_determinant",
+        "n_features * math.log(2 * math.pi)",
+        (MIXTURE,),
+    ),
+    Mutation(
+        "products of different features counted once",
+        "kernels/gaussian.py",
+        "torch.where(row == column, -0.5, -1.0)",
+        "torch.where(row == column, -0.5, -0.5)",
+        (MIXTURE,),
+    ),
+    Mutation(
+        "variance of a spherical component summed over features",
+        "emissions/gaussian.py",
+        "[:, 0] / self.n_features",
+        "[:, 0]",
+        (MIXTURE,),
+    ),
+    Mutation(
+        "variance for standard deviation in diagonal samples",
+        "emissions/gaussian.py",
+        "self.covariances.sqrt()[classes]",
+        "self.covariances[classes]",
+        (MIXTURE,),
+    ),
+    Mutation("root of a covariance transposed in samples", "emissions/gaussian.py", "@ cholesky[k].T", "@ cholesky[k]", (MIXTURE,)),
+    Mutation("centre added twice", "emissions/gaussian.py", "means + self.center,", "means + 2 * self.center,", (MIXTURE,)),
+    Mutation(
+        "data measured from zero, means from the centre",
+        "emissions/gaussian.py",
+        "values.to(self.center.dtype) - self.center",
+        "values.to(self.center.dtype)",
+        (MIXTURE,),
+    ),
+    Mutation(
+        "mean not subtracted from the second moment",
+        "emissions/gaussian.py",
+        " - means[:, :, None] * means[:, None, :]",
+        "",
+        (MIXTURE,),
+    ),
+    Mutation(
+        "tied covariance forgets the weights of the means",
+        "emissions/gaussian.py",
+        "between = (count[:, None] * means).T @ means",
+        "between = means.T @ means",
+        (MIXTURE,),
+    ),
+    Mutation(
+        "natural parameters kept after a parameter changed",
+        "emissions/gaussian.py",
+        "self._natural_cache[0] != version",
+        "False",
+        (MIXTURE,),
+    ),
+    Mutation(
+        "floor of the covariances removed",
+        "kernels/gaussian.py",
+        "covariances.clamp_min(floor)",
+        "covariances",
+        (MIXTURE, BAD_INPUT),
+    ),
+    Mutation(
+        "floor of the eigenvalues added to them",
+        "kernels/gaussian.py",
+        "values.clamp_min(floor)[..., None, :]",
+        "(values + floor)[..., None, :]",
+        (MIXTURE,),
+    ),
+    Mutation(
+        "variance of zero taken for a number",
+        "kernels/gaussian.py",
+        "if not bool((covariances > torch.finfo(covariances.dtype).tiny).all()):",
+        "if False:",
+        (CHAIN,),
+    ),
+    Mutation(
+        "dead component set to zero",
+        "emissions/gaussian.py",
+        "torch.where(alive[:, None], means + self.center, self.means)",
+        "means + self.center",
+        (MIXTURE,),
+    ),
+    # ---- mixtures
+    Mutation(
+        "mixture weights left out of the E-step",
+        "models/gaussian_mixture.py",
+        "self.emission.log_density(features).add_(self.weights.log())",
+        "self.emission.log_density(features)",
+        (MIXTURE,),
+    ),
+    Mutation(
+        "mixture weights left out of the posterior",
+        "models/gaussian_mixture.py",
+        "self.emission.log_density(self.emission.features(batch.values)) + self.weights.log()",
+        "self.emission.log_density(self.emission.features(batch.values))",
+        (MIXTURE,),
+    ),
+    Mutation(
+        "mixture weights not updated",
+        "models/gaussian_mixture.py",
+        "self.weights.copy_(normalize(statistics.count, self.weights))",
+        "pass",
+        (MIXTURE,),
+    ),
+    Mutation(
+        "item weights forgotten in the responsibilities",
+        "models/gaussian_mixture.py",
+        "responsibilities *= weights[:, None]",
+        "pass",
+        (EM,),
+    ),
+    Mutation(
+        "item weights forgotten in the log-likelihood",
+        "models/gaussian_mixture.py",
+        "log_likelihood *= weights",
+        "pass",
+        (EM, MIXTURE),
+    ),
+    Mutation(
+        "free parameters of the weights miscounted",
+        "models/gaussian_mixture.py",
+        "len(self.weights) - 1 +",
+        "len(self.weights) +",
+        (MIXTURE,),
+    ),
+    Mutation(
+        "shift of the log-sum with the wrong sign",
+        "kernels/simplex.py",
+        "(highest + total.log())",
+        "(total.log() - highest)",
+        (MIXTURE,),
+    ),
+    Mutation(
+        "responsibilities not normalised",
+        "kernels/simplex.py",
+        "log_joint.mul_(torch.where(total > 0, total.reciprocal(), 0.0))",
+        "pass",
+        (MIXTURE,),
+    ),
+    # ---- chains
+    Mutation(
+        "axes of the transitions swapped in the statistics",
+        "kernels/chains_cpu.py",
+        "pairs += factored * chains.transition",
+        "pairs += factored.transpose(0, 2, 1) * chains.transition",
+        (CHAIN,),
+    ),
+    Mutation(
+        "axes of the transitions swapped going forwards",
+        "kernels/chains_cpu.py",
+        "_multiply(alpha[t - 1], transition, arriving)",
+        "_multiply(alpha[t - 1], transition.T.copy(), arriving)",
+        (CHAIN,),
+    ),
+    Mutation("shift of a step left out of log Z", "kernels/chains_cpu.py", "log_z += shift[t]", "pass", (CHAIN,)),
+    Mutation(
+        "off by one in time going backwards",
+        "kernels/chains_cpu.py",
+        "passed[j] = message[j] * likelihood[t + 1, j] * inverse",
+        "passed[j] = message[j] * likelihood[t, j] * inverse",
+        (CHAIN,),
+    ),
+    Mutation(
+        "normaliser of a step skipped going backwards",
+        "kernels/chains_cpu.py",
+        "inverse = inverse_scale[t + 1]",
+        "inverse = 1.0",
+        (CHAIN,),
+    ),
+    Mutation(
+        "lost states not noticed",
+        "kernels/chains_cpu.py",
+        "if arriving[j] < _LOST and reachable[j]:",
+        "if False:",
+        (CHAIN,),
+    ),
+    Mutation("weights of sequences forgotten", "kernels/chains_cpu.py", "weight = share * weights[n]", "weight = share", (EM,)),
+    Mutation(
+        "weights of chains forgotten",
+        "kernels/chains_cpu.py",
+        "share = np.exp(log_weights[c] + log_z - log_evidence[n])",
+        "share = np.exp(log_z - log_evidence[n])",
+        (CLUSTERS,),
+    ),
+    Mutation(
+        "best path takes the first state at the end", "kernels/chains_cpu.py", "last = np.argmax(score)", "last = 0", (CHAIN,)
+    ),
+    Mutation(
+        "best path forgets the initial probabilities",
+        "kernels/chains_cpu.py",
+        "score[j] = log_initial[c, j] + log_emission[a, c, j]",
+        "score[j] = log_emission[a, c, j]",
+        (CHAIN,),
+    ),
+    Mutation(
+        "gradient by a probability not divided by it",
+        "kernels/chains_cpu.py",
+        "torch.where(p > 0, count / p, 0.0)",
+        "torch.where(p > 0, count, 0.0)",
+        (CHAIN,),
+    ),
+    Mutation(
+        "initial probabilities not updated",
+        "models/gaussian_hmm.py",
+        "((self.initial, statistics.initial), (self.transition, statistics.transitions))",
+        "((self.transition, statistics.transitions),)",
+        (CHAIN,),
+    ),
+    Mutation(
+        "rows without counts become uniform",
+        "models/gaussian_hmm.py",
+        "normalize(counts, parameter)",
+        "normalize(counts)",
+        (CHAIN,),
+    ),
+    Mutation(
+        "states of the previous step not used in samples",
+        "models/gaussian_hmm.py",
+        "transition[chain, states[:, t - 1]]",
+        "transition[chain, states[:, 0]]",
+        (CHAIN,),
+    ),
+    Mutation(
+        "cluster weights left out of the most probable cluster",
+        "models/gaussian_hmm.py",
+        "chain = (self._kernels.log_partition(*arguments) + self.weights.log()).argmax(1)",
+        "chain = self._kernels.log_partition(*arguments).argmax(1)",
+        (CLUSTERS,),
+    ),
+    Mutation(
+        "smoothed probabilities for filtered ones",
+        "models/gaussian_hmm.py",
+        "self.model_.filtered(batch)[:, 0]",
+        "self.model_.posterior(batch).states[:, 0]",
+        (CHAIN,),
+    ),
+    Mutation(
+        "clusters confused with states",
+        "models/mixture_of_hmms.py",
+        "as_array(parameter).reshape(self.n_clusters, self.n_states, *parameter.shape[1:])",
+        "as_array(parameter).reshape(self.n_states, self.n_clusters, *parameter.shape[1:]).swapaxes(0, 1)",
+        (CLUSTERS,),
+    ),
+    # ---- NMF
+    Mutation(
+        "updates without a square root under Itakura-Saito",
+        "models/nmf.py",
+        "ratio.sqrt_() if self.beta == 0 else ratio",
+        "ratio",
+        (NMF,),
+    ),
+    Mutation(
+        "item weights forgotten by the atoms",
+        "models/nmf.py",
+        "activations * batch.weights.to(activations)[:, None]",
+        "activations",
+        (NMF,),
+    ),
+    Mutation("penalty left out of the update", "models/nmf.py", "denominator = denominator + self.sparsity", "pass", (NMF,)),
+    Mutation(
+        "missing entries counted in the positive part",
+        "kernels/divergences.py",
+        "positive = present.to(values.dtype) if positive is None else positive * present",
+        "positive = torch.ones_like(values) if positive is None else positive",
+        (NMF,),
+    ),
+    Mutation(
+        "missing entries counted in the divergence",
+        "kernels/divergences.py",
+        "each = torch.where(present, each, 0.0)",
+        "pass",
+        (NMF,),
+    ),
+    Mutation("divergence without its linear term", "kernels/divergences.py", ".sub_(values).add_(model)", ".add_(model)", (NMF,)),
+    Mutation(
+        "parts of the sources exchanged",
+        "models/nmf.py",
+        "for source in [self, *others]])\n        n_each",
+        "for source in [*others, self]])\n        n_each",
+        (NMF,),
+    ),
+    Mutation(
+        "mean of the start without the weights",
+        "models/nmf.py",
+        "mean = (weights @ values).sum() / total",
+        "mean = values.mean()",
+        (NMF,),
+    ),
+    # ---- learning
+    Mutation(
+        "mean over items for sum over batches",
+        "core/statistics.py",
+        "getattr(self, each.name) + getattr(other, each.name)",
+        "0.5 * (getattr(self, each.name) + getattr(other, each.name))",
+        (EM,),
+    ),
+    Mutation("last start kept for the best", "learn/restarts.py", "reached[-1] > best[0]", "True", (MIXTURE,)),
+    Mutation(
+        "state of the best start not copied",
+        "learn/restarts.py",
+        "copy.deepcopy(model.state_dict())",
+        "model.state_dict()",
+        (MIXTURE,),
+    ),
+    Mutation(
+        "one update too many",
+        "learn/em.py",
+        "for iteration in range(max_iter):",
+        "for iteration in range(max_iter + 1):",
+        (MIXTURE,),
+    ),
+    Mutation(
+        "objective not divided by the weight",
+        "learn/em.py",
+        "statistics.log_likelihood / statistics.weight",
+        "statistics.log_likelihood",
+        (MIXTURE,),
+    ),
+    Mutation("earlier fit lost when a fit fails", "core/estimator.py", "vars(self).update(earlier)", "pass", (BAD_INPUT,)),
+    Mutation(
+        "float32 for the values of a sequence model",
+        "data/layout.py",
+        "values = torch.cat(list(sequences)) if tensor else np.concatenate(sequences)",
+        "values = torch.cat(list(sequences)) if tensor else np.concatenate(sequences).astype(np.float32)",
+        (BEHAVIOUR,),
+    ),
+    # ---- metrics
+    Mutation(
+        "permutation of the sources ignored",
+        "metrics/bss.py",
+        "_best_permutation(pairs_sir) if permute else np.arange(n_sources)",
+        "np.arange(n_sources)",
+        (BSS,),
+    ),
+    Mutation("decibels of amplitudes", "metrics/bss.py", "return 10 * np.log10(", "return 20 * np.log10(", (BSS,)),
+    Mutation(
+        "worst matching of clusters with classes",
+        "metrics/clustering.py",
+        "counts[linear_sum_assignment(counts, maximize=True)]",
+        "counts[linear_sum_assignment(counts)]",
+        (LABELS,),
+    ),
+]
+
+
+@pytest.fixture
+def copied(tmp_path):
+    """A copy of the package, the compiled kernels beside it: what is not changed need not be compiled again."""
+    target = tmp_path / "unveil"
+    shutil.copytree(Path(unveil.__file__).parent, target, ignore=shutil.ignore_patterns("notes"))
+    return target
+
+
+def run_tests(package: Path, tests: tuple[str, ...]) -> subprocess.CompletedProcess:
+    """Run tests against a copy of the package, and stop at the first failure."""
+    found = subprocess.run(
+        [sys.executable, "-c", "import unveil; print(unveil.__file__)"],
+        env=environment(package),
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert Path(found.stdout.strip()).parent == package, "the copy is not what is imported"
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-p", "no:randomly", *tests]
+    return subprocess.run(command, env=environment(package), cwd=REPOSITORY, capture_output=True, text=True, timeout=600)
+
+
+def environment(package: Path) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST_", "COV_"))}
+    return kept | {"PYTHONPATH": str(package.parent)}
+
+
+def test_texts_are_in_the_source():
+    """Quick, so that it runs always: a mutation that changes nothing would prove nothing."""
+    package = Path(unveil.__file__).parent
+    for mutation in MUTATIONS:
+        assert (package / mutation.file).read_text().count(mutation.old) == mutation.occurrences, mutation.name
+        assert mutation.old != mutation.new, mutation.name
+    assert len({mutation.name for mutation in MUTATIONS}) == len(MUTATIONS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "tests", sorted({mutation.tests for mutation in MUTATIONS}), ids=lambda tests: "+".join(Path(t).stem for t in tests)
+)
+def test_unchanged_copy_passes(copied, tests):
+    result = run_tests(copied, tests)
+    assert result.returncode == 0, result.stdout[-3000:]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.name)
+def test_mistake_is_noticed(copied, mutation):
+    path = copied / mutation.file
+    text = path.read_text()
+    assert text.count(mutation.old) == mutation.occurrences
+    path.write_text(text.replace(mutation.old, mutation.new))
+    result = run_tests(copied, mutation.tests)
+    assert result.returncode == 1, f"exit code {result.returncode}\n{result.stdout[-3000:]}{result.stderr[-2000:]}"
+    assert " failed" in result.stdout, result.stdout[-3000:]
