@@ -415,7 +415,7 @@ def run_tests(package: Path, tests: tuple[str, ...]) -> subprocess.CompletedProc
 
 def environment(package: Path) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST_", "COV_"))}
-    return kept | {"PYTHONPATH": str(package.parent)}
+    return kept | {"PYTHONPATH": str(package.parent), "OMP_NUM_THREADS": "1"}  # several of these may run side by side
 
 
 def test_texts_are_in_the_source():

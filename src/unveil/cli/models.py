@@ -153,7 +153,7 @@ def score(
 
 def sample(
     model: Path = MODEL_FILE,
-    out: Path = typer.Option(..., "--out", "-o", help="A .npy or .csv file.", show_default=False),
+    out: Path = typer.Option(..., "--out", "-o", help="A .npy file, or .csv for points.", show_default=False),
     n_samples: int = typer.Option(100, "--number", "-n", min=1, help="How many points or sequences."),
     length: int = typer.Option(100, "--length", min=1, help="The length of each sequence."),
     seed: int | None = typer.Option(None, "--seed", min=0, max=MOST_SEED, help="Makes the result repeatable."),
@@ -162,6 +162,8 @@ def sample(
     estimator = _load(model)
     check_outputs([out], [model])
     sequences = estimator.items == "sequences"
+    if sequences and out.suffix != ".npy":
+        raise ParameterError(f"--out {out}: sequences do not fit a flat table; choose a name that ends in .npy")
     values, _ = estimator.sample(n_samples, length=length if sequences else 1, random_state=seed)
     _write_labels(out, values)
     typer.echo(f"Wrote {n_samples} {'sequences of ' + str(length) + ' steps' if sequences else 'points'} to {out}")

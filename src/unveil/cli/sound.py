@@ -116,8 +116,7 @@ def evaluate(
     from unveil.audio.score import score_sources
     from unveil.data.files import audio_files, read_audio
 
-    truth = {path.stem: path for path in audio_files(reference)}
-    guess = {path.stem: path for path in audio_files(estimate)}
+    truth, guess = _by_stem(audio_files(reference)), _by_stem(audio_files(estimate))
     missing = [name for name in truth if name not in guess]
     if missing:
         raise InputError(
@@ -126,6 +125,16 @@ def evaluate(
     _, rate = read_audio(next(iter(truth.values())))
     references, estimates = ({name: read_audio(files[name], rate)[0] for name in truth} for files in (truth, guess))
     _tell(score_sources(references, estimates, filter_length=filter_length), None, json)
+
+
+def _by_stem(files: list[Path]) -> dict[str, Path]:
+    """Files by their names without the ending."""
+    named: dict[str, Path] = {}
+    for file in files:
+        if file.stem in named:
+            raise InputError(f"{file}: has the same name as {named[file.stem]}; give every source a name of its own")
+        named[file.stem] = file
+    return named
 
 
 def _by_name(texts: list[str], option: str) -> dict[str, Path]:

@@ -220,11 +220,11 @@ def write_audio(path: str | os.PathLike, samples: np.ndarray, sample_rate: int) 
         soundfile.write(temporary, samples, sample_rate, subtype=subtype)
 
 
-def check_sound(samples: np.ndarray, name: str, *, allow_clipped: bool = False) -> None:
+def check_sound(samples: np.ndarray, name: str, *, allow_clipped: bool = False, may_allow: bool = True) -> None:
     """Refuse sound that no model can make sense of: silence, and recordings that were cut off at full scale.
 
     Clipping is three or more equal samples in a row at the signal's largest magnitude, 0.99 or more; up to one sample in a thousand
-    is let pass.
+    is let pass. ``may_allow`` says whether the user has a way to allow it.
     """
     loudest = np.abs(samples).max(initial=0.0)
     if loudest == 0:
@@ -236,5 +236,6 @@ def check_sound(samples: np.ndarray, name: str, *, allow_clipped: bool = False) 
     share = in_runs.mean()
     if share > 1e-3:
         raise InputError(
-            f"{name}: clipped, {share:.1%} of its samples are cut off at full scale; record it at a lower level, or allow clipped sound"
+            f"{name}: clipped, {share:.1%} of its samples are cut off at full scale; record it at a lower level"
+            + (", or allow clipped sound" if may_allow else "")
         )

@@ -317,7 +317,7 @@ class SpectrumRows:
 
     def _read_spectra(self, index: int) -> Tensor:
         samples, _ = read_audio(self._paths[index], self._sample_rate, mono=True)
-        check_sound(samples, str(self._paths[index]))
+        check_sound(samples, str(self._paths[index]), may_allow=False)
         fitted = np.zeros(self._lengths[index])  # resampling may give a sample more or less than promised
         fitted[: len(samples)] = samples[: len(fitted)]
         return stft(torch.from_numpy(fitted), self.n_fft, self.hop).abs().T

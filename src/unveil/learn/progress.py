@@ -22,12 +22,16 @@ class ProgressBar:
         What is going on.
     quiet : bool
         Show nothing.
+    every : int
+        Show every so many iterations.
     plain_every : float
         Seconds between lines where there is no terminal.
     """
 
-    def __init__(self, title: str, *, quiet: bool = False, plain_every: float = 5.0, console: Console | None = None):
-        self._title, self._plain_every = title, float("inf") if quiet else plain_every
+    def __init__(
+        self, title: str, *, quiet: bool = False, every: int = 1, plain_every: float = 5.0, console: Console | None = None
+    ):
+        self._title, self._every, self._plain_every = title, every, float("inf") if quiet else plain_every
         self._console = console or Console(stderr=True)
         columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()]
         shown = TextColumn("{task.fields[objective]}")
@@ -48,6 +52,8 @@ class ProgressBar:
 
     def __call__(self, iteration: Iteration) -> None:
         """Show one iteration."""
+        if iteration.iteration % self._every:
+            return
         objective = "" if math.isnan(iteration.objective) else f"{iteration.objective:.6g} nats/step"
         done = iteration.iteration + 1
         if self._bar and self._task is not None:

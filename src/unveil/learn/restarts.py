@@ -38,6 +38,7 @@ def em_settings(estimator: Any) -> dict[str, Any]:
         "tol": estimator.tol,
         "reduce": REDUCTIONS[estimator.reduce],
         "title": type(estimator).__name__ if estimator.verbose else None,
+        "show_every": getattr(estimator, "verbose_interval", 1),
     }
 
 
@@ -121,9 +122,10 @@ def em_from_starts(
     relative: bool = False,
     evaluate_every: int = 1,
     title: str | None = None,
+    show_every: int = 1,
 ) -> History:
     """EM as estimators use it: from an earlier fit if there is one, else from ``n_init`` starts; a title shows the progress."""
-    with ProgressBar(title or "", quiet=title is None) as progress:
+    with ProgressBar(title or "", quiet=title is None, every=show_every) as progress:
         learn = partial(em, tol=tol, relative=relative, reduce=reduce, evaluate_every=evaluate_every, callbacks=[progress])
         if fitted is not None:
             shapes, earlier = ({name: tuple(value.shape) for name, value in each.state_dict().items()} for each in (model, fitted))

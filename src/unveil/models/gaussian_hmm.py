@@ -89,7 +89,7 @@ class ChainMixture(EMModel):
         self._given = given or {}
 
     def initialize(self, batches: Batches, generator: torch.Generator) -> None:
-        """Cluster the sequences, then the steps of each cluster into states; all transitions alike."""
+        """Cluster the sequences, then the steps of each cluster into states, and count how these follow each other."""
         if batches.n_steps < self.n_states:
             raise InputError(
                 f"n_states={self.n_states} but X has {batches.n_steps} steps in all; give more data or use fewer states"
@@ -109,11 +109,21 @@ class ChainMixture(EMModel):
         self.emission.initialize(values, responsibilities.flatten(1))
         with torch.no_grad():
             self.weights.copy_(normalize(torch.bincount(clusters, minlength=self.n_chains).double()))
-            for parameter in (self.initial, self.transition):
-                parameter.fill_(1 / self.n_states)
+            self.initial.fill_(1 / self.n_states)
+            self.transition.fill_(1 / self.n_states)
+            if len(values) == batches.n_steps:  # in a sample of the steps, neighbours do not follow each other
+                self._count(responsibilities, sequences)
             for name, value in self._given.items():
                 owner = self if hasattr(self, name) else self.emission
                 getattr(owner, name).copy_(value)
+
+    def _count(self, responsibilities: Tensor, sequences: Tensor) -> None:
+        """Initial and transition probabilities from the states (n, C, M) of all steps, each counted once more than it occurs."""
+        follows = sequences[1:] == sequences[:-1]
+        first = torch.cat([torch.ones_like(follows[:1]), ~follows])
+        pairs = torch.einsum("tci,tcj->cij", responsibilities[:-1][follows], (responsibilities[1:][follows] > 0).double())
+        self.initial.copy_(normalize(1 + responsibilities[first].sum(0)))
+        self.transition.copy_(normalize(1 + pairs))
 
     def objective(self, batch: Batch) -> Tensor:
         """log p(x) = log sum_c v_c Z_c(x), of shape (n_sequences,)."""

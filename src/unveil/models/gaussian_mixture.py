@@ -174,6 +174,8 @@ class GaussianMixture(ClusterMixin, Estimator):
         Whether ``fit`` goes on from the fitted parameters, where there are some.
     verbose : int
         1 shows the progress.
+    verbose_interval : int
+        How many iterations go by before the progress is shown again.
     reduce : {"threads", "serial"}
         Where the E-step runs: batches side by side on all cores, or one after the other.
 
@@ -186,7 +188,7 @@ class GaussianMixture(ClusterMixin, Estimator):
     converged_ : bool
     n_iter_ : int
     lower_bound_ : float
-        The mean log-likelihood per point at the end, in nats.
+        The mean log-likelihood per point at the end, in nats; ``lower_bounds_`` at each iteration.
     history_ : History
 
     References
@@ -208,6 +210,7 @@ class GaussianMixture(ClusterMixin, Estimator):
         "covariance_type": choice(*COVARIANCE_TYPES),
         "reg_covar": real(0.0),
         "n_init": integer(1),
+        "verbose_interval": integer(1),
         "init_params": choice("kmeans", "k-means++", "random", "random_from_data"),
     }
 
@@ -227,6 +230,7 @@ class GaussianMixture(ClusterMixin, Estimator):
         random_state: Any = None,
         warm_start: bool = False,
         verbose: int = 0,
+        verbose_interval: int = 10,
         reduce: str = "threads",
     ):
         self.n_components = n_components
@@ -242,6 +246,7 @@ class GaussianMixture(ClusterMixin, Estimator):
         self.random_state = random_state
         self.warm_start = warm_start
         self.verbose = verbose
+        self.verbose_interval = verbose_interval
         self.reduce = reduce
 
     def build(self, n_features: int) -> Mixture:
@@ -299,6 +304,11 @@ class GaussianMixture(ClusterMixin, Estimator):
     def lower_bound_(self) -> float:
         """The last mean log-likelihood per point, in nats."""
         return self.history_.objective[-1]
+
+    @property
+    def lower_bounds_(self) -> list[float]:
+        """The mean log-likelihood per point at each iteration, in nats."""
+        return list(self.history_.objective)
 
     def bic(self, X: Any) -> float:
         """Bayesian information criterion on X (lower is better): -2 log p(X) + (number of parameters) log n."""

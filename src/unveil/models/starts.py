@@ -42,15 +42,15 @@ def assign_at_random(values: Tensor, weights: Tensor, n_classes: int, generator:
 def assign_sequences(
     values: Tensor, sequences: Tensor, n_sequences: int, n_clusters: int, n_words: int, generator: torch.Generator
 ) -> Tensor:
-    """A cluster for each sequence, by how often it visits the regions of the space.
+    """A cluster for each sequence, by which regions of the space it visits, and in which order.
 
-    The steps are quantised into ``2 n_clusters n_words`` words by k-means; a sequence is the square root of its histogram of
-    words (so distances are Hellinger's), and those are clustered by k-means.
+    The steps are quantised into ``2 n_clusters n_words`` words by k-means. A sequence is the square roots of its frequencies of words
+    and of pairs of successive words (so distances are Hellinger's), and those are clustered by k-means.
 
     Parameters
     ----------
     values : Tensor of shape (n, D)
-        Steps of the sequences.
+        Steps of the sequences, in their order.
     sequences : Tensor of shape (n,)
         The sequence that each step is in.
     n_sequences, n_clusters, n_words : int
@@ -62,12 +62,24 @@ def assign_sequences(
     """
     if n_clusters == 1:
         return torch.zeros(n_sequences, dtype=torch.int64)
-    ones = values.new_ones(len(values))
     n_words = min(2 * n_clusters * n_words, len(values))
-    words = assign_by_kmeans(values, ones, n_words, generator).argmax(1)
-    counts = torch.bincount(sequences * n_words + words.cpu(), minlength=n_sequences * n_words).view(n_sequences, n_words).double()
-    histograms = (counts / counts.sum(1, keepdim=True).clamp_min(1)).sqrt()
-    return assign_by_kmeans(histograms, torch.ones(n_sequences, dtype=torch.float64), n_clusters, generator).argmax(1)
+    words = assign_by_kmeans(values, values.new_ones(len(values)), n_words, generator).argmax(1).cpu()
+    within = sequences[1:] == sequences[:-1]
+    pairs = (words[:-1] * n_words + words[1:])[within]
+    features = [
+        _root_frequencies(words, sequences, n_sequences),
+        _root_frequencies(pairs, sequences[1:][within], n_sequences),
+    ]
+    ones = torch.ones(n_sequences, dtype=torch.float64)
+    return assign_by_kmeans(torch.cat(features, 1), ones, n_clusters, generator).argmax(1)
+
+
+def _root_frequencies(symbols: Tensor, sequences: Tensor, n_sequences: int) -> Tensor:
+    """Square roots of how often each sequence has each symbol that occurs at all, of shape (n_sequences, n_occurring)."""
+    occurring, symbols = symbols.unique(return_inverse=True)
+    counts = torch.bincount(sequences * len(occurring) + symbols, minlength=n_sequences * len(occurring))
+    counts = counts.view(n_sequences, len(occurring)).double()
+    return (counts / counts.sum(1, keepdim=True).clamp_min(1)).sqrt()
 
 
 def _one_hot(labels: Tensor, weights: Tensor, n_classes: int) -> Tensor:
