@@ -142,11 +142,18 @@ def test_replaced_settings_leave_the_original_and_the_rest():
 @pytest.mark.parametrize(("n_features", "expected"), [(1, 16384), (4, 16384), (64, 1024), (512, 256), (100_000, 256)])
 def test_batches_take_half_a_megabyte_within_limits(n_features, expected):
     class Wide:
-        n_rows, device = 1, torch.device("cpu")
+        n_rows, device = 10_000_000, torch.device("cpu")
 
     rows = Wide()
     rows.n_features = n_features
     assert Batches(rows).batch_steps == expected
+
+
+def test_few_steps_are_shared_out_among_the_cores():
+    rows = MemoryRows(np.zeros((6000, 4)))
+    expected = max(1024, -(-6000 // (2 * torch.get_num_threads())))
+    assert Batches(rows).batch_steps == expected
+    assert len(list(Batches(MemoryRows(np.zeros((1000, 4)))))) == 1
 
 
 # ---- types ---------------------------------------------------------------------------------------------------------------

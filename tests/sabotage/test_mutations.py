@@ -221,12 +221,18 @@ MUTATIONS = [
         "if False:",
         (CHAIN,),
     ),
-    Mutation("weights of sequences forgotten", "kernels/chains_cpu.py", "weight = share * weights[n]", "weight = share", (EM,)),
+    Mutation(
+        "weights of sequences forgotten",
+        "kernels/chains_cpu.py",
+        "weight = responsibilities[n, c] * weights[n]",
+        "weight = responsibilities[n, c]",
+        (EM,),
+    ),
     Mutation(
         "weights of chains forgotten",
         "kernels/chains_cpu.py",
-        "share = np.exp(log_weights[c] + log_z - log_evidence[n])",
-        "share = np.exp(log_z - log_evidence[n])",
+        "np.exp(log_weights[c] + log_z - log_evidence[n])",
+        "np.exp(log_z - log_evidence[n])",
         (CLUSTERS,),
     ),
     Mutation(

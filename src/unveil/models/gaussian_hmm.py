@@ -120,7 +120,7 @@ class ChainMixture(EMModel):
     def _count(self, responsibilities: Tensor, sequences: Tensor) -> None:
         """Initial and transition probabilities from the states (n, C, M) of all steps, each counted once more than it occurs."""
         follows = sequences[1:] == sequences[:-1]
-        first = torch.cat([torch.ones_like(follows[:1]), ~follows])
+        first = torch.cat([follows.new_ones(1), ~follows])
         pairs = torch.einsum("tci,tcj->cij", responsibilities[:-1][follows], (responsibilities[1:][follows] > 0).double())
         self.initial.copy_(normalize(1 + responsibilities[first].sum(0)))
         self.transition.copy_(normalize(1 + pairs))
