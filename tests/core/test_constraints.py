@@ -56,8 +56,9 @@ def test_what_does_not_pass_is_named_with_the_remedy(check, value, message):
         check("n_things", value)
 
 
-def test_starting_values_are_copied_in_double_precision():
-    given = np.ones((2, 3), dtype=np.float32)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_starting_values_are_copied_in_double_precision(dtype):
+    given = np.ones((2, 3), dtype=dtype)
     found = as_shape("means_init", given, (2, 3))
     given[0, 0] = 5.0
     assert found.dtype == torch.float64

@@ -139,8 +139,8 @@ def test_replaced_settings_leave_the_original_and_the_rest():
     assert other.rows is source.rows
 
 
-@pytest.mark.parametrize(("n_features", "expected"), [(1, 16384), (4, 16384), (64, 1024), (512, 256), (100_000, 256)])
-def test_batches_take_half_a_megabyte_within_limits(n_features, expected):
+@pytest.mark.parametrize(("n_features", "expected"), [(1, 16384), (8, 16384), (64, 2048), (512, 256), (100_000, 256)])
+def test_batches_take_a_megabyte_within_limits(n_features, expected):
     class Wide:
         n_rows, device = 10_000_000, torch.device("cpu")
 

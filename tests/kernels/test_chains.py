@@ -409,12 +409,12 @@ def test_a_transition_however_rare_is_made_where_the_data_wants_it(kernels, rare
     log_emission = np.zeros((60, 1, 2))
     log_emission[:30, 0, 1] = log_emission[30:, 0, 0] = -30.0
     case = Case(np.array([[1.0, 0.0]]), np.array([[[1.0, rare], [0.0, 1.0]]]), log_emission, [60])
-    found = kernels.expectations(*case.arguments)
+    found = kernels.expectations(*case.arguments, weights=torch.tensor([3.0], dtype=torch.float64))
     log_z, states, changes = by_time_of_change(log_emission[:, 0], case.transition[0])
     assert changes > 0.99, "the case is not what it should be"
     assert_allclose(found.log_evidence, [log_z], rtol=1e-12, atol=1e-9)
-    assert_allclose(found.transitions[0, 0, 1], changes, rtol=1e-9, atol=0)
-    assert_allclose(found.states[:, 0], states, rtol=0, atol=1e-10)
+    assert_allclose(found.transitions[0, 0, 1], 3 * changes, rtol=1e-9, atol=0)
+    assert_allclose(found.states[:, 0], 3 * states, rtol=0, atol=1e-10)
 
 
 @BOTH

@@ -66,7 +66,7 @@ def densities(x, means, covariances, covariance_type):
 def test_densities_are_products_of_features_and_natural_parameters(covariance_type, n_components, n_features):
     x, means, covariances = example(n_components, n_features, covariance_type)
     natural, constant = natural_parameters(*map(torch.from_numpy, (means, covariances)), covariance_type)
-    features = quadratic_features(torch.from_numpy(x), covariance_type)
+    features = quadratic_features(torch.from_numpy(x), torch.zeros(x.shape[1], dtype=torch.float64), covariance_type)
     assert features.shape == (20, n_quadratic(n_features, covariance_type) + n_features)
     assert_allclose(features @ natural.T + constant, densities(x, means, covariances, covariance_type), rtol=1e-10, atol=1e-10)
 
@@ -102,7 +102,7 @@ def test_densities_follow_a_parameter_that_changes(covariance_type):
 @TYPES
 def test_densities_differentiate(covariance_type):
     x, means, covariances = example(2, 3, covariance_type)
-    features = quadratic_features(torch.from_numpy(x[:3]), covariance_type)
+    features = quadratic_features(torch.from_numpy(x[:3]), torch.zeros(x.shape[1], dtype=torch.float64), covariance_type)
 
     def total(means, covariances):
         if covariance_type in ("full", "tied"):

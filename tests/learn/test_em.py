@@ -21,7 +21,7 @@ def test_every_iteration_is_one_step_and_its_objective_is_from_before(half_way, 
     assert history.seconds > 0
 
 
-@pytest.mark.parametrize(("tol", "n_objectives"), [(100.0, 2), (48.1, 2), (47.9, 3), (12.1, 3), (11.9, 4), (0.1, 7)])
+@pytest.mark.parametrize(("tol", "n_objectives"), [(100.0, 2), (48.1, 2), (48.0, 3), (47.9, 3), (12.1, 3), (11.9, 4), (0.1, 7)])
 def test_it_stops_at_the_first_gain_below_the_tolerance(half_way, eights, tol, n_objectives):
     """Gains are 48, 12, 3, 3/4, 3/16, 3/64; the update that would follow is not made any more."""
     model = half_way()
@@ -124,6 +124,12 @@ def test_an_objective_that_is_no_number_is_refused_and_the_parameters_stay(half_
     with pytest.raises(InputError, match=f"the log-likelihood became {value} at iteration {at}:"):
         em(model, eights, tol=0.0, reduce=Derailed(at, value))
     assert model.at == 8 - 8 / 2**at
+
+
+@pytest.mark.parametrize(("tol", "n_iter", "converged"), [(0.0, 5, False), (1e-9, 2, True)])
+def test_a_loss_ends_the_run_unless_all_iterations_are_wanted(half_way, eights, tol, n_iter, converged):
+    history = em(half_way(), eights, max_iter=5, tol=tol, reduce=Derailed(2, -1e6))
+    assert (history.n_iter, history.converged) == (n_iter, converged)
 
 
 def test_nothing_is_recorded_for_differentiation(half_way, eights):

@@ -70,6 +70,11 @@ def test_the_limit_holds_for_both_parts_together(half_way, eights):
     assert (history.n_iter, len(history.objective), history.converged) == (8, 8, False)
 
 
+def test_short_runs_are_not_longer_than_the_limit(half_way, eights):
+    history = run(half_way(), eights, max_iter=2, short_iter=3)
+    assert (history.n_iter, len(history.objective)) == (2, 2)
+
+
 def test_short_runs_do_not_warn(half_way, eights):
     with warnings.catch_warnings():
         warnings.simplefilter("error")

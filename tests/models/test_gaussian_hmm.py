@@ -302,6 +302,28 @@ def test_rare_transitions_are_counted(rare):
     assert_allclose(statistics.log_likelihood, 3 * np.log(rare) - 50 * np.log(2 * np.pi), rtol=1e-8, atol=0)
 
 
+def test_state_that_seemed_lost_comes_back():
+    """No path changes its state, so there are two: what long favoured one is outweighed by what follows."""
+    X = np.repeat([-1.0, 1.0], [200, 300])[:, None] * 10.0
+    given = {
+        "startprob_init": [0.3, 0.7],
+        "transmat_init": np.eye(2),
+        "means_init": [[-1.0], [1.0]],
+        "covariances_init": np.ones((2, 1)),
+    }
+    model = GaussianHMM(2, **given).build(1)
+    model.initialize(Batches(as_rows(X), offsets_of([500])), torch.Generator().manual_seed(0))
+    batch = Batch(torch.from_numpy(X), torch.tensor([0, 500]))
+    paths = np.log([0.3, 0.7]) - 250 * np.log(2 * np.pi) - 0.5 * ((X - np.array([-1.0, 1.0])) ** 2).sum(0)
+    assert paths[1] > paths[0] + 700
+    statistics = model.expect(batch)
+    assert_allclose(statistics.log_likelihood, logsumexp(paths), rtol=1e-12, atol=0)
+    assert_allclose(statistics.transitions[0].numpy(), [[0.0, 0.0], [0.0, 499.0]], rtol=1e-9, atol=1e-100)
+    assert_allclose(model.posterior(batch).states[:, 0].numpy(), np.tile([0.0, 1.0], (500, 1)), rtol=1e-9, atol=1e-100)
+    assert_allclose(model.filtered(batch)[199, 0].numpy(), [1.0, 0.0], rtol=1e-9, atol=1e-100)
+    assert_allclose(model.filtered(batch)[499, 0].numpy(), [0.0, 1.0], rtol=1e-9, atol=1e-100)
+
+
 def test_hundred_thousand_steps_in_single_precision():
     """Where log-domain single precision finds 13 090 transitions instead of 99 999, and ends in NaN."""
     rng = np.random.default_rng(0)

@@ -147,6 +147,22 @@ def test_predictions_are_bayes_rule_over_hmms():
     assert_array_equal(estimator.fit_predict(X), MixtureOfHMMs(**estimator.get_params()).fit(X).predict(X))
 
 
+def test_states_are_those_of_the_cluster_that_the_weights_make_most_probable():
+    X = [each[:4] for each in clusters()[0]]
+    estimator = MixtureOfHMMs(N_CLUSTERS, N_STATES, max_iter=4, tol=0.0, n_init=1, random_state=1).fit(clusters()[0])
+    chains = chains_of(estimator)
+    evidence = np.stack([chain.score_samples(X) for chain in chains], 1)
+    estimator.model_.weights.data.copy_(torch.tensor([1e-12, 1 - 1e-12]))
+    joint = evidence + np.log(estimator.weights_)
+    turned = joint.argmax(1) != evidence.argmax(1)
+    assert turned.any()
+    paths = [[chain.predict(sequence) for chain in chains] for sequence in X]
+    assert any(not np.array_equal(*paths[i]) for i in np.flatnonzero(turned))
+    assert_array_equal(estimator.predict(X), joint.argmax(1))
+    for path, either, cluster in zip(estimator.predict_states(X), paths, joint.argmax(1), strict=True):
+        assert_array_equal(path, either[cluster])
+
+
 @pytest.mark.parametrize("covariance_type", ["full", "tied", "diag", "spherical"])
 def test_shapes(covariance_type):
     X, _ = clusters()

@@ -191,6 +191,17 @@ def test_missing_entries_count_nothing(beta):
 
 
 @pytest.mark.parametrize("beta", [0, 1, 2])
+def test_score_of_items_with_gaps_is_of_what_is_there(beta):
+    X = spectra()
+    mask = np.random.default_rng(2).random(X.shape) > 0.25
+    holed = np.where(mask, X, np.nan)
+    estimator = NMF(3, beta_loss=beta, max_iter=100, tol=0.0, random_state=0).fit(holed)
+    model = estimator.inverse_transform(estimator.transform(holed))
+    expected = np.where(mask, divergence(X, model, beta), 0.0).sum(1)
+    assert_allclose(estimator.score_samples(holed), -expected, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("beta", [0, 1, 2])
 def test_missing_entries_are_filled_in(beta):
     X = spectra(n=120)
     mask = np.random.default_rng(3).random(X.shape) > 0.2

@@ -74,8 +74,8 @@ MUTATIONS = [
     Mutation(
         "data measured from zero, means from the centre",
         "emissions/gaussian.py",
-        "values.to(self.center.dtype) - self.center",
-        "values.to(self.center.dtype)",
+        "quadratic_features(values, self.center,",
+        "quadratic_features(values, 0 * self.center,",
         (MIXTURE,),
     ),
     Mutation(
@@ -188,8 +188,8 @@ MUTATIONS = [
     Mutation(
         "axes of the transitions swapped in the statistics",
         "kernels/chains_cpu.py",
-        "pairs += factored * chains.transition",
-        "pairs += factored.transpose(0, 2, 1) * chains.transition",
+        "pairs + factored * chains.transition",
+        "pairs + factored.transpose(0, 2, 1) * chains.transition",
         (CHAIN,),
     ),
     Mutation(
@@ -203,8 +203,8 @@ MUTATIONS = [
     Mutation(
         "off by one in time going backwards",
         "kernels/chains_cpu.py",
-        "passed[j] = message[j] * likelihood[t + 1, j] * inverse",
-        "passed[j] = message[j] * likelihood[t, j] * inverse",
+        "message[j] * likelihood[t + 1, j] * inverse",
+        "message[j] * likelihood[t, j] * inverse",
         (CHAIN,),
     ),
     Mutation(
@@ -224,15 +224,15 @@ MUTATIONS = [
     Mutation(
         "weights of sequences forgotten",
         "kernels/chains_cpu.py",
-        "weight = responsibilities[n, c] * weights[n]",
-        "weight = responsibilities[n, c]",
+        "counted = counted * weights.detach().to(torch.float64)[:, None]",
+        "pass",
         (EM,),
     ),
     Mutation(
         "weights of chains forgotten",
         "kernels/chains_cpu.py",
-        "np.exp(log_weights[c] + log_z - log_evidence[n])",
-        "np.exp(log_z - log_evidence[n])",
+        "log_joint = log_joint + log_weights.detach()",
+        "pass",
         (CLUSTERS,),
     ),
     Mutation(

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from unveil.errors import InputError
 
-BATCH_BYTES = 1 << 19  # of float64 values: a batch and what an E-step makes of it then stay in the caches
+BATCH_BYTES = 1 << 20  # of float64 values: a batch and what an E-step makes of it then stay in the caches
 MIN_BATCH_STEPS, MAX_BATCH_STEPS, MIN_SHARED_STEPS = 256, 16384, 1024
 
 
@@ -152,7 +152,7 @@ class Batches:
     labels : ndarray of shape (n_steps,), optional
         Known states or classes, -1 where unknown.
     batch_steps : int, optional
-        The number of steps that a batch holds, at least one sequence; by default about half a megabyte.
+        The number of steps that a batch holds, at least one sequence; by default about a megabyte.
     allow_nan : bool
         Let NaN pass, for models that take it as missing; otherwise NaN and infinity are errors that name their place.
 
@@ -175,6 +175,7 @@ class Batches:
         allow_nan: bool = False,
     ):
         self.rows, self.offsets, self.allow_nan = rows, offsets, allow_nan
+        self._checked: Rows | None = None
         self.weights = None if weights is None else torch.as_tensor(weights).to(rows.device)
         self.labels = None if labels is None else torch.as_tensor(labels).to(rows.device)
         self.batch_steps = batch_steps or _default_batch_steps(rows.n_rows, rows.n_features)
@@ -216,9 +217,13 @@ class Batches:
         return Batches(**(settings | changes))
 
     def __iter__(self) -> Iterator[Batch]:
-        edges = self._edges()
-        for first, last in pairwise(edges):
-            yield self._read(first, last)
+        # Looking through data in memory once is enough. It also keeps the reading thread from waking torch's threads at every batch,
+        # which would then spin beside those that work on the batches.
+        unchecked = self._checked is not self.rows
+        for first, last in pairwise(self._edges()):
+            yield self._read(first, last, check=unchecked)
+        if isinstance(self.rows, MemoryRows):
+            self._checked = self.rows
 
     def _edges(self) -> list[int]:
         """The sequences at which batches begin, and the end."""
@@ -231,7 +236,7 @@ class Batches:
             edges.append(max(fitting, edges[-1] + 1))
         return edges
 
-    def _read(self, first: int, last: int) -> Batch:
+    def _read(self, first: int, last: int, *, check: bool) -> Batch:
         if self.offsets is None:
             start, stop = first, last
             offsets = torch.arange(last - first + 1)
@@ -239,7 +244,8 @@ class Batches:
             start, stop = int(self.offsets[first]), int(self.offsets[last])
             offsets = torch.from_numpy(self.offsets[first : last + 1] - start)
         values = self.rows.read(start, stop)
-        self._check(values, start)
+        if check:
+            self._check(values, start)
         weights = None if self.weights is None else self.weights[first:last]
         labels = None if self.labels is None else self.labels[start:stop]
         return Batch(values, offsets, weights, labels, start=first)

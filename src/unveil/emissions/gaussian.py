@@ -89,7 +89,7 @@ class Gaussian(Emission):
 
     def features(self, values: Tensor) -> Tensor:
         """Quadratic features of the values measured from the centre."""
-        return quadratic_features(values.to(self.center.dtype) - self.center, self.covariance_type)
+        return quadratic_features(values, self.center, self.covariance_type)
 
     def log_density(self, features: Tensor) -> Tensor:
         """log N(x; mu_k, Sigma_k), of shape (n, K)."""
@@ -117,7 +117,10 @@ class Gaussian(Emission):
 
     def expect(self, features: Tensor, responsibilities: Tensor) -> GaussianStatistics:
         """Weighted moments."""
-        moments = responsibilities.T @ features
+        if features.shape[1] > responsibilities.shape[1] or responsibilities.T.is_contiguous():
+            moments = responsibilities.T @ features
+        else:  # a product with so few columns is several times faster this way round
+            moments = (features.T @ responsibilities).T
         n_products = n_quadratic(self.n_features, self.covariance_type)
         second, first = moments[:, :n_products], moments[:, n_products:]
         return GaussianStatistics(responsibilities.sum(0), first, second, self.center)

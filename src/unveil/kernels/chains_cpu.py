@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from unveil.kernels.chains import ChainExpectations
+from unveil.kernels.simplex import normalize_log_
 
 # Not "nnan" or "ninf": forbidden transitions have log-probability -inf.
 _compiled = numba.njit(nogil=True, cache=True, error_model="numpy", fastmath={"reassoc", "contract", "arcp", "nsz"})
@@ -28,7 +29,7 @@ _UNLIKELY = 1e-30  # chains that are less probable for a sequence learn nothing 
 _NEGLIGIBLE = 1e-100  # non-zero transitions below this defeat the check for lost states
 
 
-# ---- small products: four rows at a time, so that each pass over the columns does enough -------------------------------
+# ---- one sequence, one chain -----------------------------------------------------------------------------------------
 
 
 @_compiled
@@ -42,19 +43,6 @@ def _multiply(vector, matrix, out):
         here = vector[i]
         for j in range(n):
             out[j] += here * matrix[i, j]
-
-
-@_compiled
-def _add_outer(left, right, out):
-    """``out += outer(left, right)``."""
-    n = len(left)
-    for i in range(n):
-        here = left[i]
-        for j in range(n):
-            out[i, j] += here * right[j]
-
-
-# ---- one sequence, one chain -----------------------------------------------------------------------------------------
 
 
 @_compiled
@@ -154,56 +142,61 @@ def _log_sum_exp(values):
 
 
 @_compiled
-def _backward_scaled(reversed_transition, likelihood, states, inverse_scale, weight, pairs, message, passed):
-    """Turn forward messages in ``states`` into ``weight`` times posteriors; add expected transitions, still to be multiplied by A."""
-    n_steps, n_states = states.shape
+def _backward_scaled(reversed_transition, likelihood, alpha, inverse_scale, weight, passed, message, states):
+    """Fill ``states`` with ``weight`` times posteriors, and ``passed`` (T, M) with what each step passes back to the one before it.
+
+    The expected transitions are ``alpha' passed`` times A, one matrix product for all sequences together.
+    """
+    n_steps, n_states = alpha.shape
     for j in range(n_states):
         message[j] = weight
-        states[n_steps - 1, j] *= weight
+        passed[n_steps - 1, j] = 0.0
+        states[n_steps - 1, j] = weight * alpha[n_steps - 1, j]
     for t in range(n_steps - 2, -1, -1):
         inverse = inverse_scale[t + 1]
         for j in range(n_states):
             # The message of a state that no path reaches may have overflowed, and counts for nothing.
-            passed[j] = message[j] * likelihood[t + 1, j] * inverse if states[t + 1, j] != 0.0 else 0.0
-        _add_outer(states[t], passed, pairs)
-        _multiply(passed, reversed_transition, message)
+            passed[t, j] = message[j] * likelihood[t + 1, j] * inverse if alpha[t + 1, j] != 0.0 else 0.0
+        _multiply(passed[t], reversed_transition, message)
         for i in range(n_states):
-            states[t, i] *= message[i]
+            states[t, i] = alpha[t, i] * message[i]
 
 
 @_compiled
 def _backward_log(
-    reversed_transition, log_transition, log_emission, states, log_z, weight, factored, pairs, message, passed, share, arriving
+    reversed_transition, log_transition, log_emission, alpha, log_z, weight, factored, pairs, message, arrived, share, arriving, states
 ):  # fmt: skip
-    """The same from log-domain forward messages. Expected transitions go to ``factored``, still to be multiplied by A, or where that
-    would overflow to ``pairs``, complete."""
+    """The same from log-domain forward messages, which are zeroed. Expected transitions go to ``factored``, still to be multiplied by
+    A, or where that would overflow to ``pairs``, complete."""
     n_steps, n_states = states.shape
     for j in range(n_states):
         message[j] = 0.0
-        states[n_steps - 1, j] = weight * np.exp(states[n_steps - 1, j] - log_z)
+        states[n_steps - 1, j] = weight * np.exp(alpha[n_steps - 1, j] - log_z)
     for t in range(n_steps - 2, -1, -1):
         for j in range(n_states):
-            passed[j] = message[j] + log_emission[t + 1, j]
-        highest = _exp_below_highest(passed, share)
+            arrived[j] = message[j] + log_emission[t + 1, j]
+        highest = _exp_below_highest(arrived, share)
         _multiply(share, reversed_transition, arriving)
         largest = -np.inf
         for i in range(n_states):
-            largest = max(largest, states[t, i] + highest - log_z)
+            largest = max(largest, alpha[t, i] + highest - log_z)
             if arriving[i] > _TRUSTED:
                 message[i] = highest + np.log(arriving[i])
             else:
-                message[i] = _log_sum_exp(log_transition[i] + passed)
+                message[i] = _log_sum_exp(log_transition[i] + arrived)
         if largest < _OVERFLOWING:
             for i in range(n_states):
-                arriving[i] = weight * np.exp(states[t, i] + highest - log_z)
-            _add_outer(arriving, share, factored)
+                before = weight * np.exp(alpha[t, i] + highest - log_z)
+                for j in range(n_states):
+                    factored[i, j] += before * share[j]
         else:
             for i in range(n_states):
                 for j in range(n_states):
                     if log_transition[i, j] > -np.inf:
-                        pairs[i, j] += weight * np.exp(states[t, i] + log_transition[i, j] + passed[j] - log_z)
+                        pairs[i, j] += weight * np.exp(alpha[t, i] + log_transition[i, j] + arrived[j] - log_z)
         for i in range(n_states):
-            states[t, i] = weight * np.exp(states[t, i] + message[i] - log_z)
+            states[t, i] = weight * np.exp(alpha[t, i] + message[i] - log_z)
+    alpha[:] = 0.0
 
 
 # ---- all sequences, all chains ---------------------------------------------------------------------------------------
@@ -219,24 +212,26 @@ class _Chains(NamedTuple):
     log_initial: np.ndarray
     log_transition: np.ndarray
     kind: np.ndarray
-    log_emission: np.ndarray
+    log_emission: np.ndarray  # empty until a sequence turns out to need it
     shift: np.ndarray
     likelihood: np.ndarray
-    states: np.ndarray
+    alpha: np.ndarray
     inverse_scale: np.ndarray
     log_z: np.ndarray
     scaled: np.ndarray
 
 
-def _prepare(initial: Tensor, transition: Tensor, log_emission: Tensor, offsets: Tensor) -> _Chains:
+def _forward(initial: Tensor, transition: Tensor, log_emission: Tensor, offsets: Tensor) -> _Chains:
+    """Forward messages of all sequences through all chains: scaled where that is exact, in the log domain elsewhere."""
     pi, a = _array(initial), _array(transition)
-    emission = log_emission.detach().to(torch.float64).contiguous()
+    emission = log_emission.detach().to(torch.float64)
     n_steps, n_chains, n_states = emission.shape
     n_sequences = len(offsets) - 1
-    shift = emission.amax(2, keepdim=True)
-    shift.masked_fill_(shift == -torch.inf, 0.0)
+    shift = emission.amax(2)
+    if not torch.isfinite(shift.sum()):
+        shift = torch.where(shift == -torch.inf, 0.0, shift)
     with np.errstate(divide="ignore"):
-        return _Chains(
+        chains = _Chains(
             offsets=offsets.numpy(),
             initial=pi,
             transition=a,
@@ -244,14 +239,19 @@ def _prepare(initial: Tensor, transition: Tensor, log_emission: Tensor, offsets:
             log_initial=np.log(pi),
             log_transition=np.log(a),
             kind=np.array([_kind(*each) for each in zip(pi, a, strict=True)]),
-            log_emission=emission.numpy(),
-            shift=shift[:, :, 0].numpy(),
-            likelihood=(emission - shift).exp_().numpy(),
-            states=np.empty((n_steps, n_chains, n_states)),
+            log_emission=np.empty((0, n_chains, n_states)),
+            shift=shift.contiguous().numpy(),
+            likelihood=(emission - shift[:, :, None]).exp_().contiguous().numpy(),
+            alpha=np.empty((n_steps, n_chains, n_states)),
             inverse_scale=np.empty((n_steps, n_chains)),
             log_z=np.empty((n_sequences, n_chains)),
             scaled=np.empty((n_sequences, n_chains), dtype=np.bool_),
         )
+    _forward_all_scaled(chains)
+    if not chains.scaled.all():
+        chains = chains._replace(log_emission=emission.contiguous().numpy())
+        _forward_rest_in_logs(chains)
+    return chains
 
 
 def _array(tensor: Tensor) -> np.ndarray:
@@ -260,76 +260,71 @@ def _array(tensor: Tensor) -> np.ndarray:
 
 def _kind(initial: np.ndarray, transition: np.ndarray) -> int:
     """0: every transition can be made, so no state is ever lost for good. 1: some cannot. 2: only the log domain is safe."""
+    smallest = min(initial.min(), transition.min())
+    if smallest > _NEGLIGIBLE:
+        return 0
     numbers = np.concatenate([initial, transition.ravel()])
-    if ((numbers > 0) & (numbers < _NEGLIGIBLE)).any():
-        return 2
-    return int((numbers == 0).any())
+    return 2 if ((numbers > 0) & (numbers < _NEGLIGIBLE)).any() else 1
 
 
 @_compiled
-def _forward_sequence(n, chains, arriving, share, reachable):
-    """Forward messages of one sequence in ``states``: scaled where that is exact, in the log domain elsewhere."""
-    a, b = chains.offsets[n], chains.offsets[n + 1]
-    for c in range(len(chains.initial)):
-        states, good = chains.states[a:b, c], chains.kind[c] != 2
-        if good:
-            reachable[:] = False
-            chains.log_z[n, c], good = _forward_scaled(
-                chains.initial[c], chains.transition[c], chains.likelihood[a:b, c], chains.shift[a:b, c], states,
-                chains.inverse_scale[a:b, c], arriving, reachable, chains.kind[c] == 1,
-            )  # fmt: skip
-        if not good:
-            chains.log_z[n, c] = _forward_log(
-                chains.log_initial[c],
-                chains.transition[c],
-                chains.log_transition[c],
-                chains.log_emission[a:b, c],
-                states,
-                share,
-                arriving,
-            )
-        chains.scaled[n, c] = good
-
-
-@_compiled
-def _forward(chains):
+def _forward_all_scaled(chains):
+    n_sequences, n_chains = chains.log_z.shape
     n_states = chains.initial.shape[1]
-    arriving, share, reachable = np.empty(n_states), np.empty(n_states), np.zeros(n_states, dtype=np.bool_)
-    for n in range(len(chains.log_z)):
-        _forward_sequence(n, chains, arriving, share, reachable)
+    arriving, reachable = np.empty(n_states), np.zeros(n_states, dtype=np.bool_)
+    for n in range(n_sequences):
+        a, b = chains.offsets[n], chains.offsets[n + 1]
+        for c in range(n_chains):
+            chains.scaled[n, c] = False
+            if chains.kind[c] != 2:
+                reachable[:] = False
+                chains.log_z[n, c], chains.scaled[n, c] = _forward_scaled(
+                    chains.initial[c], chains.transition[c], chains.likelihood[a:b, c], chains.shift[a:b, c], chains.alpha[a:b, c],
+                    chains.inverse_scale[a:b, c], arriving, reachable, chains.kind[c] == 1,
+                )  # fmt: skip
 
 
 @_compiled
-def _expect(chains, log_weights, weights, log_evidence, responsibilities, first, pairs):
-    """Turn ``states`` into posteriors; fill the evidence and responsibilities, and add to ``first`` and ``pairs``."""
-    n_chains, n_states = chains.initial.shape
-    arriving, share, reachable = np.empty(n_states), np.empty(n_states), np.zeros(n_states, dtype=np.bool_)
-    message, passed = np.empty(n_states), np.empty(n_states)
-    factored = np.zeros((n_chains, n_states, n_states))
-    for n in range(len(chains.log_z)):
-        _forward_sequence(n, chains, arriving, share, reachable)
+def _forward_rest_in_logs(chains):
+    n_sequences, n_chains = chains.log_z.shape
+    n_states = chains.initial.shape[1]
+    arriving, share = np.empty(n_states), np.empty(n_states)
+    for n in range(n_sequences):
         a, b = chains.offsets[n], chains.offsets[n + 1]
-        log_evidence[n] = _log_sum_exp(log_weights + chains.log_z[n])
         for c in range(n_chains):
-            log_z, states = chains.log_z[n, c], chains.states[a:b, c]
-            possible = log_weights[c] + log_z > -np.inf
-            responsibilities[n, c] = np.exp(log_weights[c] + log_z - log_evidence[n]) if possible else 0.0
-            weight = responsibilities[n, c] * weights[n]
-            if responsibilities[n, c] < _UNLIKELY or weight == 0.0:
-                states[:] = 0.0
-            elif chains.scaled[n, c]:
+            if not chains.scaled[n, c]:
+                chains.log_z[n, c] = _forward_log(
+                    chains.log_initial[c], chains.transition[c], chains.log_transition[c], chains.log_emission[a:b, c],
+                    chains.alpha[a:b, c], share, arriving,
+                )  # fmt: skip
+
+
+@_compiled
+def _backward_all(chains, weights, states, passed, factored, pairs):
+    """Fill ``states`` with posteriors times ``weights`` (n_sequences, C), and ``passed``; add what is not scaled to the sums."""
+    n_sequences, n_chains = chains.log_z.shape
+    n_states = chains.initial.shape[1]
+    message, arrived = np.empty(n_states), np.empty(n_states)
+    share, arriving = np.empty(n_states), np.empty(n_states)
+    for n in range(n_sequences):
+        a, b = chains.offsets[n], chains.offsets[n + 1]
+        for c in range(n_chains):
+            weight, alpha = weights[n, c], chains.alpha[a:b, c]
+            if weight != 0.0 and chains.scaled[n, c]:
                 _backward_scaled(
-                    chains.reversed_transition[c], chains.likelihood[a:b, c], states, chains.inverse_scale[a:b, c], weight, factored[c],
-                    message, passed,
+                    chains.reversed_transition[c], chains.likelihood[a:b, c], alpha, chains.inverse_scale[a:b, c], weight,
+                    passed[a:b, c], message, states[a:b, c],
+                )  # fmt: skip
+                continue
+            passed[a:b, c] = 0.0
+            if weight != 0.0:
+                _backward_log(
+                    chains.reversed_transition[c], chains.log_transition[c], chains.log_emission[a:b, c], alpha, chains.log_z[n, c],
+                    weight, factored[c], pairs[c], message, arrived, share, arriving, states[a:b, c],
                 )  # fmt: skip
             else:
-                _backward_log(
-                    chains.reversed_transition[c], chains.log_transition[c], chains.log_emission[a:b, c], states, log_z, weight,
-                    factored[c], pairs[c], message, passed, share, arriving,
-                )  # fmt: skip
-            for j in range(n_states):
-                first[c, j] += states[0, j]
-    pairs += factored * chains.transition
+                states[a:b, c] = 0.0
+                alpha[:] = 0.0
 
 
 @_compiled
@@ -398,24 +393,35 @@ def expectations(
     weights: Tensor | None = None,
 ) -> ChainExpectations:
     """Posterior expectations of a mixture of chains; see ``chains.expectations``."""
-    chains = _prepare(initial, transition, log_emission, offsets)
-    n_chains, n_states = initial.shape
-    n_sequences = len(offsets) - 1
-    log_v = np.zeros(n_chains) if log_weights is None else _array(log_weights)
-    u = np.ones(n_sequences) if weights is None else _array(weights)
-    log_evidence, responsibilities = np.empty(n_sequences), np.empty((n_sequences, n_chains))
-    first, pairs = np.zeros((n_chains, n_states)), np.zeros((n_chains, n_states, n_states))
-    _expect(chains, log_v, u, log_evidence, responsibilities, first, pairs)
-    return ChainExpectations(*map(torch.from_numpy, (log_evidence, responsibilities, chains.states, pairs, first)))
+    chains = _forward(initial, transition, log_emission, offsets)
+    log_joint = torch.from_numpy(chains.log_z)
+    if log_weights is not None:
+        log_joint = log_joint + log_weights.detach()
+    responsibilities = log_joint.clone()
+    log_evidence = normalize_log_(responsibilities)
+    counted = torch.where(responsibilities < _UNLIKELY, 0.0, responsibilities)
+    if weights is not None:
+        counted = counted * weights.detach().to(torch.float64)[:, None]
+    states, passed = np.empty_like(chains.alpha), np.empty_like(chains.alpha)
+    factored, pairs = np.zeros_like(chains.transition), np.zeros_like(chains.transition)
+    _backward_all(chains, counted.contiguous().numpy(), states, passed, factored, pairs)
+    alpha, passed = torch.from_numpy(chains.alpha), torch.from_numpy(passed)
+    for c in range(len(pairs)):  # one product for each chain
+        factored[c] += (alpha[:, c].T @ passed[:, c]).numpy()
+    return ChainExpectations(
+        log_evidence=log_evidence,
+        responsibilities=responsibilities,
+        states=torch.from_numpy(states),
+        transitions=torch.from_numpy(pairs + factored * chains.transition),
+        initial=torch.from_numpy(states[chains.offsets[:-1]].sum(0)),
+    )
 
 
 def log_partition(initial: Tensor, transition: Tensor, log_emission: Tensor, offsets: Tensor) -> Tensor:
     """log Z of each sequence under each chain, of shape (n_sequences, C); differentiable."""
     if torch.is_grad_enabled() and any(each.requires_grad for each in (initial, transition, log_emission)):
         return _LogPartition.apply(initial, transition, log_emission, offsets)
-    chains = _prepare(initial, transition, log_emission, offsets)
-    _forward(chains)
-    return torch.from_numpy(chains.log_z)
+    return torch.from_numpy(_forward(initial, transition, log_emission, offsets).log_z)
 
 
 class _LogPartition(torch.autograd.Function):
@@ -442,9 +448,8 @@ class _LogPartition(torch.autograd.Function):
 
 def filtered(initial: Tensor, transition: Tensor, log_emission: Tensor, offsets: Tensor) -> Tensor:
     """p(z_t | x_1 .. x_t), of shape (n_steps, C, M); see ``chains.filtered``."""
-    chains = _prepare(initial, transition, log_emission, offsets)
-    _forward(chains)
-    states = torch.from_numpy(chains.states)
+    chains = _forward(initial, transition, log_emission, offsets)
+    states = torch.from_numpy(chains.alpha)
     in_logs = torch.from_numpy(~chains.scaled).repeat_interleave(offsets.diff(), 0)  # (n_steps, C)
     states[in_logs] = states[in_logs].softmax(1).nan_to_num_(0.0)
     return states

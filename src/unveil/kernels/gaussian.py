@@ -30,26 +30,34 @@ def n_quadratic(n_features: int, covariance_type: str) -> int:
     return {"full": full, "tied": full, "diag": n_features, "spherical": 1}[covariance_type]
 
 
-def quadratic_features(x: Tensor, covariance_type: str) -> Tensor:
-    """The features of centred data ``x`` (n, D): the quadratic ones first, then x itself; shape (n, F).
+def quadratic_features(x: Tensor, center: Tensor, covariance_type: str) -> Tensor:
+    """The features of data ``x`` (n, D) measured from ``center`` (D,): the quadratic ones first, then the linear ones; shape (n, F).
 
     In memory each feature is contiguous over the data, which makes both the products here and the matrix products after fast.
     """
-    columns = x.T.contiguous()
-    n_features = len(columns)
+    n_features = len(center)
     n_products = n_quadratic(n_features, covariance_type)
-    features = x.new_empty(n_products + n_features, len(x))
-    features[n_products:] = columns
+    features = center.new_empty(n_products + n_features, len(x))
+    y = _subtract_into(features[n_products:], x.to(center.dtype).T, center[:, None])
     if covariance_type == "diag":
-        features[:n_products] = columns.square()
+        features[:n_products] = y.square()
     elif covariance_type == "spherical":
-        features[0] = columns.square().sum(0)
+        features[0] = y.square().sum(0)
     else:
         start = 0
         for i in range(n_features):  # row i of the upper triangle
-            features[start : start + n_features - i] = columns[i:] * columns[i]
+            features[start : start + n_features - i] = y[i:] * y[i]
             start += n_features - i
     return features.T
+
+
+def _subtract_into(out: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """``a - b``, also written to ``out``; in one pass where no gradient asks for more."""
+    if not a.requires_grad:
+        return torch.sub(a, b, out=out)
+    difference = a - b
+    out.copy_(difference)
+    return difference
 
 
 def natural_parameters(means: Tensor, covariances: Tensor, covariance_type: str) -> tuple[Tensor, Tensor]:

@@ -22,7 +22,7 @@ from unveil.kernels import chains, chains_cpu
 from unveil.kernels.gaussian import COVARIANCE_TYPES
 from unveil.kernels.simplex import normalize
 from unveil.learn.restarts import EM_CONSTRAINTS, em_from_starts, em_settings
-from unveil.models.starts import START_SAMPLE, assign_by_kmeans, assign_sequences
+from unveil.models.starts import CENTER_SAMPLE, START_SAMPLE, assign_by_kmeans, assign_sequences
 
 _VANISHED = 1e-100  # a transition that is less probable is made impossible, so that scaled recursions stay exact
 
@@ -98,6 +98,11 @@ class ChainMixture(EMModel):
             raise InputError(
                 f"n_clusters={self.n_chains} but X has {batches.n_sequences} sequences; give more sequences or ask for fewer clusters"
             )
+        if self._given.keys() >= {"initial", "transition", "means", "covariances"}:
+            values, weights, _ = batches.sample_steps(CENTER_SAMPLE, generator)
+            self.emission.initialize(values, weights[:, None].expand(-1, self.emission.n_components))
+            self._take_given()
+            return
         values, weights, sequences = batches.sample_steps(START_SAMPLE, generator)
         clusters = assign_sequences(values, sequences, batches.n_sequences, self.n_chains, self.n_states, generator)
         responsibilities = values.new_zeros(len(values), self.n_chains, self.n_states)
@@ -113,9 +118,14 @@ class ChainMixture(EMModel):
             self.transition.fill_(1 / self.n_states)
             if len(values) == batches.n_steps:  # in a sample of the steps, neighbours do not follow each other
                 self._count(responsibilities, sequences)
-            for name, value in self._given.items():
-                owner = self if hasattr(self, name) else self.emission
-                getattr(owner, name).copy_(value)
+        self._take_given()
+
+    @torch.no_grad()
+    def _take_given(self) -> None:
+        """Replace what was found by what the user gave."""
+        for name, value in self._given.items():
+            owner = self if hasattr(self, name) else self.emission
+            getattr(owner, name).copy_(value)
 
     def _count(self, responsibilities: Tensor, sequences: Tensor) -> None:
         """Initial and transition probabilities from the states (n, C, M) of all steps, each counted once more than it occurs."""
@@ -138,7 +148,7 @@ class ChainMixture(EMModel):
         return self._by_chain(self.emission.log_density(self.emission.features(batch.values)))
 
     def _by_chain(self, per_density: Tensor) -> Tensor:
-        return per_density.contiguous().view(-1, self.n_chains, self.n_states)
+        return per_density.unflatten(1, (self.n_chains, self.n_states))
 
     def _chain_arguments(self, log_emission: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         return self.initial, self.transition, log_emission, batch.offsets

@@ -21,7 +21,7 @@ from unveil.errors import InputError
 from unveil.kernels.gaussian import COVARIANCE_TYPES, inverse
 from unveil.kernels.simplex import normalize, normalize_log_
 from unveil.learn.restarts import EM_CONSTRAINTS, em_from_starts, em_settings
-from unveil.models.starts import START_SAMPLE, assign_at_random, assign_by_kmeans, assign_by_seeds
+from unveil.models.starts import CENTER_SAMPLE, START_SAMPLE, assign_at_random, assign_by_kmeans, assign_by_seeds
 
 
 @dataclass(frozen=True)
@@ -79,6 +79,11 @@ class Mixture(EMModel):
             raise InputError(
                 f"n_components={n_components} but X has n_samples={batches.n_steps}; give more points or fewer components"
             )
+        if self._given.keys() >= {"weights", "means", "covariances"}:
+            values, weights, _ = batches.sample_steps(CENTER_SAMPLE, generator)
+            self.emission.initialize(values, weights[:, None].expand(-1, n_components))
+            self._take_given()
+            return
         values, weights, _ = batches.sample_steps(START_SAMPLE, generator)
         assign = {
             "kmeans": assign_by_kmeans,
@@ -90,9 +95,14 @@ class Mixture(EMModel):
         self.emission.initialize(values, responsibilities)
         with torch.no_grad():
             self.weights.copy_(normalize(responsibilities.sum(0)))
-            for name, value in self._given.items():
-                owner = self if name == "weights" else self.emission
-                getattr(owner, name).copy_(value)
+        self._take_given()
+
+    @torch.no_grad()
+    def _take_given(self) -> None:
+        """Replace what was found by what the user gave."""
+        for name, value in self._given.items():
+            owner = self if name == "weights" else self.emission
+            getattr(owner, name).copy_(value)
 
     def objective(self, batch: Batch) -> Tensor:
         """log p(x) = log sum_k pi_k p(x | z = k)."""

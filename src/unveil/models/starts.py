@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+CENTER_SAMPLE = 2_000  # steps from which the centre of the data is estimated when nothing else is to be found
 START_SAMPLE = 50_000  # steps: a start needs no more of the data than this, however much there is
 
 
