@@ -139,7 +139,7 @@ def test_replaced_settings_leave_the_original_and_the_rest():
     assert other.rows is source.rows
 
 
-@pytest.mark.parametrize(("n_features", "expected"), [(1, 16384), (8, 16384), (64, 2048), (512, 256), (100_000, 256)])
+@pytest.mark.parametrize(("n_features", "expected"), [(1, 16384), (8, 16384), (64, 2048), (512, 512), (100_000, 512)])
 def test_batches_take_a_megabyte_within_limits(n_features, expected):
     class Wide:
         n_rows, device = 10_000_000, torch.device("cpu")

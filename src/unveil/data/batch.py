@@ -15,7 +15,7 @@ from torch import Tensor
 from unveil.errors import InputError
 
 BATCH_BYTES = 1 << 20  # of float64 values: a batch and what an E-step makes of it then stay in the caches
-MIN_BATCH_STEPS, MAX_BATCH_STEPS, MIN_SHARED_STEPS = 256, 16384, 1024
+MIN_BATCH_STEPS, MAX_BATCH_STEPS, MIN_SHARED_STEPS = 512, 16384, 1024
 
 
 @dataclass(frozen=True)
