@@ -275,11 +275,11 @@ def test_the_same_uniforms_give_the_same_paths(make):
 
 @BOTH
 def test_a_uniform_chooses_by_cumulative_posterior(kernels):
-    log_emission = torch.tensor([[[0.2, 0.0, 0.5, 0.3]]], dtype=torch.float64).log().repeat(6, 1, 1)
-    initial, transition = torch.full((1, 4), 0.25).double(), torch.full((1, 4, 4), 0.25).double()
+    log_emission = torch.tensor([[[0.0, 0.2, 0.0, 0.5, 0.3]]], dtype=torch.float64).log().repeat(6, 1, 1)
+    initial, transition = torch.full((1, 5), 0.2).double(), torch.full((1, 5, 5), 0.2).double()
     uniforms = torch.tensor([0.0, 0.19, 0.21, 0.69, 0.71, 1 - 1e-16], dtype=torch.float64)
     drawn = kernels.sample_paths(initial, transition, log_emission, torch.arange(7), torch.zeros(6, dtype=torch.int64), uniforms)
-    assert drawn.tolist() == [0, 0, 2, 2, 3, 3]
+    assert drawn.tolist() == [1, 1, 3, 3, 4, 4]
 
 
 @BOTH
