@@ -8,6 +8,8 @@ chains need the evidence of all of them, so each sequence runs forwards through 
 
 from __future__ import annotations
 
+import math
+from threading import local
 from typing import NamedTuple
 
 import numba
@@ -25,8 +27,12 @@ _compiled = numba.njit(nogil=True, cache=True, error_model="numpy", fastmath={"r
 _LOST = 1e-200  # a reachable state below this may be about to underflow
 _TRUSTED = 1e-250  # sums above it are exact, though some of their terms may have underflowed
 _OVERFLOWING = 600.0  # logarithms above it are not exponentiated
+_MOST_KEPT = 1 << 22  # numbers in an array that is kept for the next batch
 _UNLIKELY = 1e-30  # chains that are less probable for a sequence learn nothing from it
 _NEGLIGIBLE = 1e-100  # non-zero transitions below this defeat the check for lost states
+
+
+_kept = local()
 
 
 # ---- one sequence, one chain -----------------------------------------------------------------------------------------
@@ -241,9 +247,9 @@ def _forward(initial: Tensor, transition: Tensor, log_emission: Tensor, offsets:
             kind=np.array([_kind(*each) for each in zip(pi, a, strict=True)]),
             log_emission=np.empty((0, n_chains, n_states)),
             shift=shift.contiguous().numpy(),
-            likelihood=(emission - shift[:, :, None]).exp_().contiguous().numpy(),
-            alpha=np.empty((n_steps, n_chains, n_states)),
-            inverse_scale=np.empty((n_steps, n_chains)),
+            likelihood=_likelihood(emission, shift),
+            alpha=_scratch("alpha", (n_steps, n_chains, n_states)),
+            inverse_scale=_scratch("inverse_scale", (n_steps, n_chains)),
             log_z=np.empty((n_sequences, n_chains)),
             scaled=np.empty((n_sequences, n_chains), dtype=np.bool_),
         )
@@ -252,6 +258,28 @@ def _forward(initial: Tensor, transition: Tensor, log_emission: Tensor, offsets:
         chains = chains._replace(log_emission=emission.contiguous().numpy())
         _forward_rest_in_logs(chains)
     return chains
+
+
+def _likelihood(emission: Tensor, shift: Tensor) -> np.ndarray:
+    """Emissions relative to the largest of their step, each step contiguous."""
+    relative = (emission - shift[:, :, None]).exp_()
+    likelihood = _scratch("likelihood", tuple(emission.shape))
+    torch.from_numpy(likelihood).copy_(relative)
+    return likelihood
+
+
+def _scratch(name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """An array that this thread uses again at its next batch: fresh memory costs as much as the work done in it.
+
+    What comes of it must not leave the module.
+    """
+    size = math.prod(shape)
+    kept = getattr(_kept, name, None)
+    if kept is None or kept.size < size:
+        kept = np.empty(size)
+        if size <= _MOST_KEPT:
+            setattr(_kept, name, kept)
+    return kept[:size].reshape(shape)
 
 
 def _array(tensor: Tensor) -> np.ndarray:
@@ -402,7 +430,7 @@ def expectations(
     counted = torch.where(responsibilities < _UNLIKELY, 0.0, responsibilities)
     if weights is not None:
         counted = counted * weights.detach().to(torch.float64)[:, None]
-    states, passed = np.empty_like(chains.alpha), np.empty_like(chains.alpha)
+    states, passed = np.empty(chains.alpha.shape), _scratch("passed", chains.alpha.shape)
     factored, pairs = np.zeros_like(chains.transition), np.zeros_like(chains.transition)
     _backward_all(chains, counted.contiguous().numpy(), states, passed, factored, pairs)
     alpha, passed = torch.from_numpy(chains.alpha), torch.from_numpy(passed)
@@ -449,7 +477,7 @@ class _LogPartition(torch.autograd.Function):
 def filtered(initial: Tensor, transition: Tensor, log_emission: Tensor, offsets: Tensor) -> Tensor:
     """p(z_t | x_1 .. x_t), of shape (n_steps, C, M); see ``chains.filtered``."""
     chains = _forward(initial, transition, log_emission, offsets)
-    states = torch.from_numpy(chains.alpha)
+    states = torch.from_numpy(chains.alpha.copy())
     in_logs = torch.from_numpy(~chains.scaled).repeat_interleave(offsets.diff(), 0)  # (n_steps, C)
     states[in_logs] = states[in_logs].softmax(1).nan_to_num_(0.0)
     return states
