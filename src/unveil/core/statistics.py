@@ -48,7 +48,7 @@ class Statistics:
         """An identity field, after making sure that both sides agree on it."""
         mine = getattr(self, each.name)
         theirs = mine if other is None else getattr(other, each.name)
-        same = torch.equal(mine, theirs) if isinstance(mine, Tensor) else mine == theirs
+        same = mine is theirs or (torch.equal(mine, theirs) if isinstance(mine, Tensor) else mine == theirs)
         if not same:
             raise ValueError(f"cannot add statistics with different {each.name}: they come from different initialisations")
         return mine

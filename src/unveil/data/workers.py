@@ -54,13 +54,20 @@ def map_batches(function: Callable[[Batch], Result], batches: Iterable[Batch]) -
 
 @cache
 def _pool(n_workers: int) -> ThreadPoolExecutor:
+    _openmp()
     return ThreadPoolExecutor(n_workers, thread_name_prefix="unveil", initializer=_use_one_core)
 
 
 def _use_one_core() -> None:
     """Let this thread's matrix products run in this thread alone."""
     torch.ones(1 << 16).add_(1)  # torch chooses its number of threads at its first parallel work, so that has to come first
-    ThreadpoolController().select(user_api="openmp").limit(limits=1)
+    _openmp().limit(limits=1)
+
+
+@cache
+def _openmp() -> ThreadpoolController:
+    """The parallel libraries of this process: looking for them takes as long as some fits."""
+    return ThreadpoolController().select(user_api="openmp")
 
 
 # A forked process inherits the pool but not its threads, and would wait for them for ever.

@@ -26,7 +26,9 @@ _compiled = numba.njit(nogil=True, cache=True, error_model="numpy", fastmath={"r
 
 _LOST = 1e-200  # a reachable state below this may be about to underflow
 _TRUSTED = 1e-250  # sums above it are exact, though some of their terms may have underflowed
+_SMALL = 1e-30  # sums below it are rescaled
 _OVERFLOWING = 600.0  # logarithms above it are not exponentiated
+_MOST_LANES = 8  # up to as many states the recursions are compiled for their number
 _MOST_KEPT = 1 << 22  # numbers in an array that is kept for the next batch
 _UNLIKELY = 1e-30  # chains that are less probable for a sequence learn nothing from it
 _NEGLIGIBLE = 1e-100  # non-zero transitions below this defeat the check for lost states
@@ -52,49 +54,54 @@ def _multiply(vector, matrix, out):
 
 
 @_compiled
-def _forward_scaled(initial, transition, likelihood, shift, alpha, inverse_scale, arriving, reachable, sparse):
-    """Fill ``alpha`` (T, M) with p(z_t | x_1..t) and return (log Z, whether it can be trusted)."""
-    n_steps, n_states = alpha.shape
-    log_z, product, everywhere = 0.0, 1.0, False
-    for t in range(n_steps):
-        if t == 0:
+def _forward_scaled(lanes, chains, c, first, last, arriving, reachable):
+    """Fill ``alpha`` with p(x_1..t, z_t), rescaled now and then, and return (log Z, whether it can be trusted)."""
+    n_states, transition, likelihood, alpha = len(lanes), chains.transition, chains.likelihood, chains.alpha
+    sparse, log_z, total, everywhere = chains.kind[c] == 1, 0.0, 1.0, False
+    for t in range(first, last):
+        if t == first:
             for j in range(n_states):
-                arriving[j] = initial[j]
+                arriving[j] = chains.initial[c, j]
         else:
-            _multiply(alpha[t - 1], transition, arriving)
+            for j in range(n_states):
+                arriving[j] = 0.0
+            for i in range(n_states):
+                here = alpha[t - 1, c, i]
+                for j in range(n_states):
+                    arriving[j] += here * transition[c, i, j]
         if sparse:
             if not everywhere:
-                everywhere = _spread(initial, transition, reachable, t)
+                everywhere = _spread(chains.initial[c], transition[c], reachable, t == first)
             for j in range(n_states):
                 if arriving[j] < _LOST and reachable[j]:
                     return 0.0, False
         total = 0.0
         for j in range(n_states):
-            arriving[j] *= likelihood[t, j]
+            arriving[j] *= likelihood[t, c, j]
             total += arriving[j]
-        if not total > 1e-280:
-            return 0.0, False
-        inverse = 1.0 / total
-        inverse_scale[t] = inverse
-        for j in range(n_states):
-            alpha[t, j] = arriving[j] * inverse
-        log_z += shift[t]
-        product *= total
-        if product < 1e-20 or product > 1e20:
-            log_z += np.log(product)
-            product = 1.0
-    return log_z + np.log(product), True
+            alpha[t, c, j] = arriving[j]
+        log_z += chains.shift[t, c]
+        chains.rescaling[t, c] = 1.0
+        if not total > _SMALL:  # rare, so that the steps before do not wait for the total
+            if not total > 1e-280:
+                return 0.0, False
+            log_z += np.log(total)
+            chains.rescaling[t, c] = 1.0 / total
+            for j in range(n_states):
+                alpha[t, c, j] *= chains.rescaling[t, c]
+            total = 1.0
+    return log_z + np.log(total), True
 
 
 @_compiled
-def _spread(initial, transition, reachable, t):
-    """Advance the set of states that some path can be in at step ``t``; whether that is all of them."""
+def _spread(initial, transition, reachable, is_first):
+    """Advance by one step the set of states that some path can be in; whether that is all of them."""
     n_states = len(initial)
     before = reachable.copy()
     everywhere = True
     for j in range(n_states):
         reached = False
-        if t == 0:
+        if is_first:
             reached = initial[j] > 0
         else:
             for i in range(n_states):
@@ -148,24 +155,31 @@ def _log_sum_exp(values):
 
 
 @_compiled
-def _backward_scaled(reversed_transition, likelihood, alpha, inverse_scale, weight, passed, message, states):
-    """Fill ``states`` with ``weight`` times posteriors, and ``passed`` (T, M) with what each step passes back to the one before it.
+def _backward_scaled(lanes, chains, c, first, last, weight, message, passed, states):
+    """Fill ``states`` with ``weight`` times posteriors, and ``passed`` with what each step passes back to the one before it.
 
     The expected transitions are ``alpha' passed`` times A, one matrix product for all sequences together.
     """
-    n_steps, n_states = alpha.shape
+    n_states, reversed_transition, likelihood, alpha = len(lanes), chains.reversed_transition, chains.likelihood, chains.alpha
+    total = 0.0
     for j in range(n_states):
-        message[j] = weight
-        passed[n_steps - 1, j] = 0.0
-        states[n_steps - 1, j] = weight * alpha[n_steps - 1, j]
-    for t in range(n_steps - 2, -1, -1):
-        inverse = inverse_scale[t + 1]
+        total += alpha[last - 1, c, j]
+    for j in range(n_states):
+        message[j] = weight / total
+        passed[last - 1, c, j] = 0.0
+        states[last - 1, c, j] = message[j] * alpha[last - 1, c, j]
+    for t in range(last - 2, first - 1, -1):
+        rescaling = chains.rescaling[t + 1, c]
         for j in range(n_states):
             # The message of a state that no path reaches may have overflowed, and counts for nothing.
-            passed[t, j] = message[j] * likelihood[t + 1, j] * inverse if alpha[t + 1, j] != 0.0 else 0.0
-        _multiply(passed[t], reversed_transition, message)
+            passed[t, c, j] = message[j] * likelihood[t + 1, c, j] * rescaling if alpha[t + 1, c, j] != 0.0 else 0.0
+            message[j] = 0.0
         for i in range(n_states):
-            states[t, i] = alpha[t, i] * message[i]
+            arriving = passed[t, c, i]
+            for j in range(n_states):
+                message[j] += arriving * reversed_transition[c, i, j]
+        for j in range(n_states):
+            states[t, c, j] = alpha[t, c, j] * message[j]
 
 
 @_compiled
@@ -222,7 +236,7 @@ class _Chains(NamedTuple):
     shift: np.ndarray
     likelihood: np.ndarray
     alpha: np.ndarray
-    inverse_scale: np.ndarray
+    rescaling: np.ndarray  # by which alpha was multiplied at each step
     log_z: np.ndarray
     scaled: np.ndarray
 
@@ -249,11 +263,11 @@ def _forward(initial: Tensor, transition: Tensor, log_emission: Tensor, offsets:
             shift=shift.contiguous().numpy(),
             likelihood=_likelihood(emission, shift),
             alpha=_scratch("alpha", (n_steps, n_chains, n_states)),
-            inverse_scale=_scratch("inverse_scale", (n_steps, n_chains)),
+            rescaling=_scratch("rescaling", (n_steps, n_chains)),
             log_z=np.empty((n_sequences, n_chains)),
             scaled=np.empty((n_sequences, n_chains), dtype=np.bool_),
         )
-    _forward_all_scaled(chains)
+    _forward_all_scaled(_lanes(n_states), chains)
     if not chains.scaled.all():
         chains = chains._replace(log_emission=emission.contiguous().numpy())
         _forward_rest_in_logs(chains)
@@ -266,6 +280,11 @@ def _likelihood(emission: Tensor, shift: Tensor) -> np.ndarray:
     likelihood = _scratch("likelihood", tuple(emission.shape))
     torch.from_numpy(likelihood).copy_(relative)
     return likelihood
+
+
+def _lanes(n_states: int) -> tuple[int, ...] | np.ndarray:
+    """Something with the length ``n_states``, which the compiler knows beforehand where it is small: twice as fast there."""
+    return (0,) * n_states if n_states <= _MOST_LANES else np.empty(n_states, dtype=np.int64)
 
 
 def _scratch(name: str, shape: tuple[int, ...]) -> np.ndarray:
@@ -296,9 +315,9 @@ def _kind(initial: np.ndarray, transition: np.ndarray) -> int:
 
 
 @_compiled
-def _forward_all_scaled(chains):
+def _forward_all_scaled(lanes, chains):
     n_sequences, n_chains = chains.log_z.shape
-    n_states = chains.initial.shape[1]
+    n_states = len(lanes)
     arriving, reachable = np.empty(n_states), np.zeros(n_states, dtype=np.bool_)
     for n in range(n_sequences):
         a, b = chains.offsets[n], chains.offsets[n + 1]
@@ -306,10 +325,7 @@ def _forward_all_scaled(chains):
             chains.scaled[n, c] = False
             if chains.kind[c] != 2:
                 reachable[:] = False
-                chains.log_z[n, c], chains.scaled[n, c] = _forward_scaled(
-                    chains.initial[c], chains.transition[c], chains.likelihood[a:b, c], chains.shift[a:b, c], chains.alpha[a:b, c],
-                    chains.inverse_scale[a:b, c], arriving, reachable, chains.kind[c] == 1,
-                )  # fmt: skip
+                chains.log_z[n, c], chains.scaled[n, c] = _forward_scaled(lanes, chains, c, a, b, arriving, reachable)
 
 
 @_compiled
@@ -328,7 +344,7 @@ def _forward_rest_in_logs(chains):
 
 
 @_compiled
-def _backward_all(chains, weights, states, passed, factored, pairs):
+def _backward_all(lanes, chains, weights, states, passed, factored, pairs):
     """Fill ``states`` with posteriors times ``weights`` (n_sequences, C), and ``passed``; add what is not scaled to the sums."""
     n_sequences, n_chains = chains.log_z.shape
     n_states = chains.initial.shape[1]
@@ -339,10 +355,7 @@ def _backward_all(chains, weights, states, passed, factored, pairs):
         for c in range(n_chains):
             weight, alpha = weights[n, c], chains.alpha[a:b, c]
             if weight != 0.0 and chains.scaled[n, c]:
-                _backward_scaled(
-                    chains.reversed_transition[c], chains.likelihood[a:b, c], alpha, chains.inverse_scale[a:b, c], weight,
-                    passed[a:b, c], message, states[a:b, c],
-                )  # fmt: skip
+                _backward_scaled(lanes, chains, c, a, b, weight, message, passed, states)
                 continue
             passed[a:b, c] = 0.0
             if weight != 0.0:
@@ -353,6 +366,25 @@ def _backward_all(chains, weights, states, passed, factored, pairs):
             else:
                 states[a:b, c] = 0.0
                 alpha[:] = 0.0
+
+
+@_compiled
+def _add_products(alpha, passed, out):
+    """``out[c] += alpha[:, c].T @ passed[:, c]``: faster than libraries, whose products are made for larger matrices."""
+    n_steps, n_chains, n_states = alpha.shape
+    whole = n_steps - n_steps % 4
+    for c in range(n_chains):
+        for t in range(0, whole, 4):
+            for i in range(n_states):
+                first, second, third, fourth = alpha[t, c, i], alpha[t + 1, c, i], alpha[t + 2, c, i], alpha[t + 3, c, i]
+                for j in range(n_states):
+                    out[c, i, j] += (first * passed[t, c, j] + second * passed[t + 1, c, j]) + (
+                        third * passed[t + 2, c, j] + fourth * passed[t + 3, c, j]
+                    )
+        for t in range(whole, n_steps):
+            for i in range(n_states):
+                for j in range(n_states):
+                    out[c, i, j] += alpha[t, c, i] * passed[t, c, j]
 
 
 @_compiled
@@ -432,10 +464,8 @@ def expectations(
         counted = counted * weights.detach().to(torch.float64)[:, None]
     states, passed = np.empty(chains.alpha.shape), _scratch("passed", chains.alpha.shape)
     factored, pairs = np.zeros_like(chains.transition), np.zeros_like(chains.transition)
-    _backward_all(chains, counted.contiguous().numpy(), states, passed, factored, pairs)
-    alpha, passed = torch.from_numpy(chains.alpha), torch.from_numpy(passed)
-    for c in range(len(pairs)):  # one product for each chain
-        factored[c] += (alpha[:, c].T @ passed[:, c]).numpy()
+    _backward_all(_lanes(states.shape[2]), chains, counted.contiguous().numpy(), states, passed, factored, pairs)
+    _add_products(chains.alpha, passed, factored)
     return ChainExpectations(
         log_evidence=log_evidence,
         responsibilities=responsibilities,
@@ -477,9 +507,10 @@ class _LogPartition(torch.autograd.Function):
 def filtered(initial: Tensor, transition: Tensor, log_emission: Tensor, offsets: Tensor) -> Tensor:
     """p(z_t | x_1 .. x_t), of shape (n_steps, C, M); see ``chains.filtered``."""
     chains = _forward(initial, transition, log_emission, offsets)
-    states = torch.from_numpy(chains.alpha.copy())
+    alpha = torch.from_numpy(chains.alpha)
+    states = alpha / alpha.sum(2, keepdim=True)
     in_logs = torch.from_numpy(~chains.scaled).repeat_interleave(offsets.diff(), 0)  # (n_steps, C)
-    states[in_logs] = states[in_logs].softmax(1).nan_to_num_(0.0)
+    states[in_logs] = alpha[in_logs].softmax(1).nan_to_num_(0.0)
     return states
 
 
