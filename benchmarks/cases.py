@@ -100,7 +100,7 @@ def chain_unveil(steps: int) -> Callable[[dict], Work]:
             "tol": 0.0,
             "random_state": 0,
         }
-        GaussianHMM(**settings, max_iter=1).fit(data["X"][:2000])
+        GaussianHMM(**settings, max_iter=1).fit(data["X"][:10_000], lengths=[500] * 20)  # enough for all threads to start
 
         def work() -> None:
             data["fitted"] = GaussianHMM(**settings, max_iter=steps).fit(data["X"], lengths=data["lengths"])

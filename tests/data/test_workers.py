@@ -48,7 +48,7 @@ def test_only_a_few_batches_are_held():
         nonlocal read
         for batch in batches(100):
             read += 1
-            assert read - done <= 8
+            assert read - done <= 17
             yield batch
 
     for _ in map_batches(lambda batch: None, source()):
@@ -57,19 +57,23 @@ def test_only_a_few_batches_are_held():
 
 
 @pytest.mark.usefixtures("two_threads")
-def test_the_caller_reads_the_batches_and_works_on_a_single_one():
-    readers, workers = set(), set()
+def test_a_single_batch_is_worked_on_here_and_more_by_several_threads():
+    workers = set()
+    list(map_batches(lambda batch: workers.add(threading.get_ident()), batches(1)))
+    assert workers == {threading.get_ident()}
+    list(map_batches(slower_at_first, batches(8)))
+    barrier = threading.Barrier(2, timeout=10)
+    list(map_batches(lambda batch: barrier.wait(), batches(8)))  # breaks unless two work at the same time
 
-    def source(n):
-        for batch in batches(n):
-            readers.add(threading.get_ident())
-            yield batch
 
-    list(map_batches(lambda batch: workers.add(threading.get_ident()), source(1)))
-    assert readers == workers == {threading.get_ident()}
-    list(map_batches(lambda batch: workers.add(threading.get_ident()), source(8)))
-    assert readers == {threading.get_ident()}
-    assert len(workers) > 1
+@pytest.mark.usefixtures("two_threads")
+def test_several_can_be_gone_through_side_by_side_and_given_up():
+    pairs = zip(map_batches(slower_at_first, batches(100)), map_batches(slower_at_first, batches(100)), strict=True)
+    assert all(first == second for first, second in pairs)
+    halves = [map_batches(slower_at_first, batches(100)) for _ in range(3)]
+    assert [next(each) for each in halves] == [0.0] * 3
+    halves[0].close()
+    assert len(list(halves[1])) == 99
 
 
 def test_with_one_thread_nothing_is_handed_to_another():

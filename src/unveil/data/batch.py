@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -217,13 +218,11 @@ class Batches:
         return Batches(**(settings | changes))
 
     def __iter__(self) -> Iterator[Batch]:
-        # Looking through data in memory once is enough. It also keeps the reading thread from waking torch's threads at every batch,
-        # which would then spin beside those that work on the batches.
         unchecked = self._checked is not self.rows
         for first, last in pairwise(self._edges()):
             yield self._read(first, last, check=unchecked)
         if isinstance(self.rows, MemoryRows):
-            self._checked = self.rows
+            self._checked = self.rows  # looking through data in memory once is enough
 
     def _edges(self) -> list[int]:
         """The sequences at which batches begin, and the end."""
@@ -251,7 +250,11 @@ class Batches:
         return Batch(values, offsets, weights, labels, start=first)
 
     def _check(self, values: Tensor, start: int) -> None:
-        if torch.isfinite(values.sum()):  # one pass, no temporary; a sum can overflow, so look closer before complaining
+        # One pass, no temporary, no threads that would then spin beside those that work on the batches. A sum can overflow, so look
+        # closer before complaining.
+        with np.errstate(all="ignore"):
+            total = values.numpy().sum() if values.device.type == "cpu" else values.sum()
+        if math.isfinite(total):
             return
         bad = torch.isinf(values) if self.allow_nan else ~torch.isfinite(values)
         if not bad.any():

@@ -7,12 +7,12 @@ something else takes away then holds up nobody.
 from __future__ import annotations
 
 import os
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from itertools import chain, islice
-from typing import TypeVar
+from threading import Condition
+from typing import Generic, TypeVar
 
 import torch
 from threadpoolctl import ThreadpoolController
@@ -23,9 +23,9 @@ Result = TypeVar("Result")
 
 
 def map_batches(function: Callable[[Batch], Result], batches: Iterable[Batch]) -> Iterator[Result]:
-    """``function`` of each batch, in their order; only a few batches are held at a time.
+    """``function`` of each batch, in their order; only a few batches and results are held at a time.
 
-    The calling thread reads the batches. A single batch is worked on right there, by all cores.
+    A single batch is worked on right here, by all cores.
     """
     n_workers = torch.get_num_threads()
     source = iter(batches)
@@ -39,17 +39,88 @@ def map_batches(function: Callable[[Batch], Result], batches: Iterable[Batch]) -
         with torch.set_grad_enabled(with_gradients):  # which is a setting of each thread
             return function(batch)
 
-    waiting: deque[Future[Result]] = deque()
+    line = _Line(work, chain(first, source), n_workers)
     try:
-        for batch in chain(first, source):
-            waiting.append(_pool(n_workers).submit(work, batch))
-            if len(waiting) > 2 * n_workers:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+        yield from line.results()
     finally:
-        for future in waiting:
-            future.cancel()
+        line.close()
+
+
+class _Line(Generic[Result]):
+    """Batches that workers take when they are free, and results that are handed on in the order of the batches.
+
+    Workers fetch for themselves, and the receiver is woken once for many results: to wake a thread takes as long as some batches.
+    """
+
+    def __init__(self, function: Callable[[Batch], Result], source: Iterator[Batch], n_workers: int):
+        self._function, self._source, self._n_workers = function, source, n_workers
+        self._few, self._many = 4 * n_workers, 8 * n_workers  # results that are worth a wake, and that are not to be exceeded
+        self._changed = Condition()
+        self._outcomes: dict[int, tuple[Result | None, BaseException | None]] = {}
+        self._taken = self._given = self._at_work = self._serving = 0
+        self._ended = False
+
+    def _serve(self) -> None:
+        """Work until there is nothing to take; other lines may need the thread."""
+        while (job := self._take()) is not None:
+            index, batch = job
+            try:
+                outcome = self._function(batch), None
+            except BaseException as error:  # it belongs to whoever waits for the result
+                outcome = None, error
+            self._put(index, outcome)
+
+    def _take(self) -> tuple[int, Batch] | None:
+        with self._changed:
+            if not self._ended and self._taken - self._given < self._many:
+                try:
+                    batch = next(self._source)
+                    self._taken, self._at_work = self._taken + 1, self._at_work + 1
+                    return self._taken - 1, batch
+                except StopIteration:
+                    self._ended = True
+                except BaseException as error:  # in reading; it comes after the results of what was read before
+                    self._outcomes[self._taken] = None, error
+                    self._taken, self._ended = self._taken + 1, True
+            self._serving -= 1
+            self._changed.notify_all()
+            return None
+
+    def _put(self, index: int, outcome: tuple[Result | None, BaseException | None]) -> None:
+        with self._changed:
+            self._outcomes[index] = outcome
+            self._at_work -= 1
+            if self._ready():
+                self._changed.notify_all()
+
+    def _ready(self) -> bool:
+        enough = len(self._outcomes) >= self._few and self._given in self._outcomes
+        return enough or (self._ended and self._at_work == 0)
+
+    def results(self) -> Iterator[Result]:
+        """All results in order, then the error that ended them if there was one."""
+        while True:
+            with self._changed:
+                while not self._ended and self._serving < self._n_workers:
+                    self._serving += 1
+                    _pool(self._n_workers).submit(self._serve)
+                self._changed.wait_for(self._ready)
+                arrived = []
+                while self._given in self._outcomes:
+                    arrived.append(self._outcomes.pop(self._given))
+                    self._given += 1
+                complete = self._ended and self._given == self._taken
+            for result, error in arrived:
+                if error is not None:
+                    raise error
+                yield result  # type: ignore[misc]
+            if complete:
+                return
+
+    def close(self) -> None:
+        """Let no more batches be taken."""
+        with self._changed:
+            self._ended = True
 
 
 @cache
@@ -60,7 +131,7 @@ def _pool(n_workers: int) -> ThreadPoolExecutor:
 
 def _use_one_core() -> None:
     """Let this thread's matrix products run in this thread alone."""
-    torch.ones(1 << 16).add_(1)  # torch chooses its number of threads at its first parallel work, so that has to come first
+    torch.get_num_threads()  # at the first question torch sets the number for this thread, so that has to come first
     _openmp().limit(limits=1)
 
 

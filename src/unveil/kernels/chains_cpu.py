@@ -80,7 +80,7 @@ def _forward_scaled(lanes, chains, c, first, last, arriving, reachable):
             arriving[j] *= likelihood[t, c, j]
             total += arriving[j]
             alpha[t, c, j] = arriving[j]
-        log_z += chains.shift[t, c]
+        log_z += chains.shift[c, t]
         chains.rescaling[t, c] = 1.0
         if not total > _SMALL:  # rare, so that the steps before do not wait for the total
             if not total > 1e-280:
@@ -232,9 +232,10 @@ class _Chains(NamedTuple):
     log_initial: np.ndarray
     log_transition: np.ndarray
     kind: np.ndarray
-    log_emission: np.ndarray  # empty until a sequence turns out to need it
-    shift: np.ndarray
-    likelihood: np.ndarray
+    log_emission: np.ndarray  # (C, M, T)
+    relative: np.ndarray  # (C, M, T), to the largest of a step
+    shift: np.ndarray  # (C, T), the logarithm of the largest
+    likelihood: np.ndarray  # (T, C, M), the relative ones once more: each step contiguous
     alpha: np.ndarray
     rescaling: np.ndarray  # by which alpha was multiplied at each step
     log_z: np.ndarray
@@ -243,43 +244,57 @@ class _Chains(NamedTuple):
 
 def _forward(initial: Tensor, transition: Tensor, log_emission: Tensor, offsets: Tensor) -> _Chains:
     """Forward messages of all sequences through all chains: scaled where that is exact, in the log domain elsewhere."""
-    pi, a = _array(initial), _array(transition)
-    emission = log_emission.detach().to(torch.float64)
-    n_steps, n_chains, n_states = emission.shape
+    pi, a, emission = _array(initial), _array(transition), _array(log_emission.permute(1, 2, 0))
+    n_chains, n_states, n_steps = emission.shape
     n_sequences = len(offsets) - 1
-    shift = emission.amax(2)
-    if not torch.isfinite(shift.sum()):
-        shift = torch.where(shift == -torch.inf, 0.0, shift)
-    with np.errstate(divide="ignore"):
-        chains = _Chains(
-            offsets=offsets.numpy(),
-            initial=pi,
-            transition=a,
-            reversed_transition=np.ascontiguousarray(a.transpose(0, 2, 1)),
-            log_initial=np.log(pi),
-            log_transition=np.log(a),
-            kind=np.array([_kind(*each) for each in zip(pi, a, strict=True)]),
-            log_emission=np.empty((0, n_chains, n_states)),
-            shift=shift.contiguous().numpy(),
-            likelihood=_likelihood(emission, shift),
-            alpha=_scratch("alpha", (n_steps, n_chains, n_states)),
-            rescaling=_scratch("rescaling", (n_steps, n_chains)),
-            log_z=np.empty((n_sequences, n_chains)),
-            scaled=np.empty((n_sequences, n_chains), dtype=np.bool_),
-        )
+    relative, shift = _relative(emission)
+    chains = _Chains(
+        offsets.numpy(),
+        pi,
+        a,
+        *_describe(pi, a),
+        log_emission=emission,
+        relative=relative,
+        shift=shift,
+        likelihood=_scratch("likelihood", (n_steps, n_chains, n_states)),
+        alpha=_scratch("alpha", (n_steps, n_chains, n_states)),
+        rescaling=_scratch("rescaling", (n_steps, n_chains)),
+        log_z=np.empty((n_sequences, n_chains)),
+        scaled=np.empty((n_sequences, n_chains), dtype=np.bool_),
+    )
     _forward_all_scaled(_lanes(n_states), chains)
     if not chains.scaled.all():
-        chains = chains._replace(log_emission=emission.contiguous().numpy())
         _forward_rest_in_logs(chains)
     return chains
 
 
-def _likelihood(emission: Tensor, shift: Tensor) -> np.ndarray:
-    """Emissions relative to the largest of their step, each step contiguous."""
-    relative = (emission - shift[:, :, None]).exp_()
-    likelihood = _scratch("likelihood", tuple(emission.shape))
-    torch.from_numpy(likelihood).copy_(relative)
-    return likelihood
+def _relative(log_emission: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Emissions (C, M, T) relative to the largest of their step, and the logarithm of that (C, T); NumPy's exp is the fastest."""
+    shift = log_emission.max(1)
+    shift[shift == -np.inf] = 0.0
+    relative = np.subtract(log_emission, shift[:, None], out=_scratch("relative", log_emission.shape))
+    return np.exp(relative, out=relative), shift
+
+
+@_compiled
+def _describe(initial, transition):
+    """Reversed transitions, logarithms, and the kind of each chain.
+
+    0: every transition can be made, so no state is ever lost for good. 1: some cannot. 2: only the log domain is safe.
+    """
+    n_chains, n_states = initial.shape
+    reversed_transition, kind = np.empty_like(transition), np.zeros(n_chains, dtype=np.int64)
+    for c in range(n_chains):
+        for i in range(n_states):
+            for j in range(-1, n_states):
+                probability = initial[c, i] if j < 0 else transition[c, i, j]
+                if j >= 0:
+                    reversed_transition[c, j, i] = probability
+                if probability == 0.0:
+                    kind[c] = max(kind[c], 1)
+                elif probability < _NEGLIGIBLE:
+                    kind[c] = 2
+    return reversed_transition, np.log(initial), np.log(transition), kind
 
 
 def _lanes(n_states: int) -> tuple[int, ...] | np.ndarray:
@@ -305,15 +320,6 @@ def _array(tensor: Tensor) -> np.ndarray:
     return tensor.detach().to(torch.float64).contiguous().numpy()
 
 
-def _kind(initial: np.ndarray, transition: np.ndarray) -> int:
-    """0: every transition can be made, so no state is ever lost for good. 1: some cannot. 2: only the log domain is safe."""
-    smallest = min(initial.min(), transition.min())
-    if smallest > _NEGLIGIBLE:
-        return 0
-    numbers = np.concatenate([initial, transition.ravel()])
-    return 2 if ((numbers > 0) & (numbers < _NEGLIGIBLE)).any() else 1
-
-
 @_compiled
 def _forward_all_scaled(lanes, chains):
     n_sequences, n_chains = chains.log_z.shape
@@ -324,7 +330,10 @@ def _forward_all_scaled(lanes, chains):
         for c in range(n_chains):
             chains.scaled[n, c] = False
             if chains.kind[c] != 2:
-                reachable[:] = False
+                for j in range(n_states):
+                    reachable[j] = False
+                    for t in range(a, b):
+                        chains.likelihood[t, c, j] = chains.relative[c, j, t]
                 chains.log_z[n, c], chains.scaled[n, c] = _forward_scaled(lanes, chains, c, a, b, arriving, reachable)
 
 
@@ -338,9 +347,28 @@ def _forward_rest_in_logs(chains):
         for c in range(n_chains):
             if not chains.scaled[n, c]:
                 chains.log_z[n, c] = _forward_log(
-                    chains.log_initial[c], chains.transition[c], chains.log_transition[c], chains.log_emission[a:b, c],
+                    chains.log_initial[c], chains.transition[c], chains.log_transition[c], chains.log_emission[c, :, a:b].T,
                     chains.alpha[a:b, c], share, arriving,
                 )  # fmt: skip
+
+
+@_compiled
+def _share(log_z, log_weights, weights, log_evidence, responsibilities, counted):
+    """The evidence of each sequence, p(c | x), and how much each chain learns from it."""
+    n_sequences, n_chains = log_z.shape
+    for n in range(n_sequences):
+        highest, total = -np.inf, 0.0
+        for c in range(n_chains):
+            highest = max(highest, log_z[n, c] + log_weights[c])
+        if highest == -np.inf:
+            highest = 0.0
+        for c in range(n_chains):
+            responsibilities[n, c] = np.exp(log_z[n, c] + log_weights[c] - highest)
+            total += responsibilities[n, c]
+        log_evidence[n] = highest + np.log(total)
+        for c in range(n_chains):
+            responsibilities[n, c] *= 1.0 / total if total > 0.0 else 0.0
+            counted[n, c] = responsibilities[n, c] * weights[n] if responsibilities[n, c] >= _UNLIKELY else 0.0
 
 
 @_compiled
@@ -360,12 +388,13 @@ def _backward_all(lanes, chains, weights, states, passed, factored, pairs):
             passed[a:b, c] = 0.0
             if weight != 0.0:
                 _backward_log(
-                    chains.reversed_transition[c], chains.log_transition[c], chains.log_emission[a:b, c], alpha, chains.log_z[n, c],
+                    chains.reversed_transition[c], chains.log_transition[c], chains.log_emission[c, :, a:b].T, alpha, chains.log_z[n, c],
                     weight, factored[c], pairs[c], message, arrived, share, arriving, states[a:b, c],
                 )  # fmt: skip
             else:
                 states[a:b, c] = 0.0
                 alpha[:] = 0.0
+    _add_products(chains.alpha, passed, factored)
 
 
 @_compiled
@@ -454,21 +483,17 @@ def expectations(
 ) -> ChainExpectations:
     """Posterior expectations of a mixture of chains; see ``chains.expectations``."""
     chains = _forward(initial, transition, log_emission, offsets)
-    log_joint = torch.from_numpy(chains.log_z)
-    if log_weights is not None:
-        log_joint = log_joint + log_weights.detach()
-    responsibilities = log_joint.clone()
-    log_evidence = normalize_log_(responsibilities)
-    counted = torch.where(responsibilities < _UNLIKELY, 0.0, responsibilities)
-    if weights is not None:
-        counted = counted * weights.detach().to(torch.float64)[:, None]
+    n_sequences, n_chains = chains.log_z.shape
+    log_v = np.zeros(n_chains) if log_weights is None else _array(log_weights)
+    counts = np.ones(n_sequences) if weights is None else _array(weights)
+    log_evidence, responsibilities, counted = np.empty(n_sequences), np.empty(chains.log_z.shape), np.empty(chains.log_z.shape)
+    _share(chains.log_z, log_v, counts, log_evidence, responsibilities, counted)
     states, passed = np.empty(chains.alpha.shape), _scratch("passed", chains.alpha.shape)
     factored, pairs = np.zeros_like(chains.transition), np.zeros_like(chains.transition)
-    _backward_all(_lanes(states.shape[2]), chains, counted.contiguous().numpy(), states, passed, factored, pairs)
-    _add_products(chains.alpha, passed, factored)
+    _backward_all(_lanes(states.shape[2]), chains, counted, states, passed, factored, pairs)
     return ChainExpectations(
-        log_evidence=log_evidence,
-        responsibilities=responsibilities,
+        log_evidence=torch.from_numpy(log_evidence),
+        responsibilities=torch.from_numpy(responsibilities),
         states=torch.from_numpy(states),
         transitions=torch.from_numpy(pairs + factored * chains.transition),
         initial=torch.from_numpy(states[chains.offsets[:-1]].sum(0)),
