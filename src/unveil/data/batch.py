@@ -285,7 +285,8 @@ class Batches:
             values.append(batch.values[here].double())
             step_weights = batch.step_weights
             weights.append(values[-1].new_ones(len(here)) if step_weights is None else step_weights[here].double())
-            sequences.append(batch.start + torch.searchsorted(batch.offsets, inside, right=True) - 1)
+            within = np.searchsorted(batch.offsets.numpy(), inside.numpy(), side="right") - 1
+            sequences.append(batch.start + torch.from_numpy(within))
             start = stop
         return torch.cat(values), torch.cat(weights), torch.cat(sequences)
 
