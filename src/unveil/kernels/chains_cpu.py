@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from unveil.kernels.chains import ChainExpectations
-from unveil.kernels.simplex import normalize_log_
+from unveil.kernels.paths_cpu import best_paths, drawn_paths
 
 # Not "nnan" or "ninf": forbidden transitions have log-probability -inf.
 _compiled = numba.njit(nogil=True, cache=True, error_model="numpy", fastmath={"reassoc", "contract", "arcp", "nsz"})
@@ -416,60 +416,6 @@ def _add_products(alpha, passed, out):
                     out[c, i, j] += alpha[t, c, i] * passed[t, c, j]
 
 
-@_compiled
-def _viterbi(offsets, chain, log_initial, log_transition, log_emission, path, log_probability):
-    """Most probable paths."""
-    n_states, longest = log_initial.shape[1], 0
-    for n in range(len(chain)):
-        longest = max(longest, offsets[n + 1] - offsets[n])
-    pointers = np.empty((longest, n_states), dtype=np.int32)
-    score, best = np.empty(n_states), np.empty(n_states)
-    for n in range(len(chain)):
-        a, n_steps, c = offsets[n], offsets[n + 1] - offsets[n], chain[n]
-        for j in range(n_states):
-            score[j] = log_initial[c, j] + log_emission[a, c, j]
-        for t in range(1, n_steps):
-            for j in range(n_states):
-                best[j] = score[0] + log_transition[c, 0, j]
-                pointers[t, j] = 0
-            for i in range(1, n_states):
-                for j in range(n_states):
-                    candidate = score[i] + log_transition[c, i, j]
-                    if candidate > best[j]:
-                        best[j] = candidate
-                        pointers[t, j] = i
-            for j in range(n_states):
-                score[j] = best[j] + log_emission[a + t, c, j]
-        last = np.argmax(score)
-        log_probability[n] = score[last]
-        path[a + n_steps - 1] = last
-        for t in range(n_steps - 1, 0, -1):
-            path[a + t - 1] = pointers[t, path[a + t]]
-
-
-@_compiled
-def _sample(offsets, chain, transition, filtered, uniforms, path):
-    """Paths drawn backwards: p(z_t | z_{t+1}, x) is proportional to p(z_t | x_1..t) A(z_t, z_{t+1})."""
-    n_states = transition.shape[1]
-    weights = np.empty(n_states)
-    for n in range(len(chain)):
-        c = chain[n]
-        for t in range(offsets[n + 1] - 1, offsets[n] - 1, -1):
-            total = 0.0
-            for i in range(n_states):
-                weights[i] = filtered[t, c, i]
-                if t + 1 < offsets[n + 1]:
-                    weights[i] *= transition[c, i, path[t + 1]]
-                total += weights[i]
-            goal, reached = uniforms[t] * total, 0.0
-            for i in range(n_states):
-                reached += weights[i]
-                if weights[i] > 0:
-                    path[t] = i
-                    if reached > goal:
-                        break
-
-
 # ---- the face of the twin ------------------------------------------------------------------------------------------
 
 
@@ -544,7 +490,7 @@ def viterbi(initial: Tensor, transition: Tensor, log_emission: Tensor, offsets: 
     with np.errstate(divide="ignore"):
         log_initial, log_transition = np.log(_array(initial)), np.log(_array(transition))
     path, log_probability = np.empty(len(log_emission), dtype=np.int64), np.empty(len(chain))
-    _viterbi(offsets.numpy(), chain.numpy(), log_initial, log_transition, _array(log_emission), path, log_probability)
+    best_paths(offsets.numpy(), chain.numpy(), log_initial, log_transition, _array(log_emission), path, log_probability)
     return torch.from_numpy(path), torch.from_numpy(log_probability)
 
 
@@ -554,5 +500,5 @@ def sample_paths(
     """Paths drawn from p(z | x); see ``chains.sample_paths``."""
     forward = filtered(initial, transition, log_emission, offsets).numpy()
     path = np.zeros(len(forward), dtype=np.int64)
-    _sample(offsets.numpy(), chain.numpy(), _array(transition), forward, _array(uniforms), path)
+    drawn_paths(offsets.numpy(), chain.numpy(), _array(transition), forward, _array(uniforms), path)
     return torch.from_numpy(path)
