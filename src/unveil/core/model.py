@@ -68,6 +68,35 @@ class EMModel(LikelihoodModel):
         """The distribution of the latent variables given the batch."""
 
 
+class HardEMModel(EMModel):
+    """A model that can also be learned by hard EM: classification EM for mixtures, Viterbi training for chains."""
+
+    @abstractmethod
+    def assign(self, batch: Batch) -> ModelStatistics:
+        """The hard E-step: statistics of the most probable latent values z, with log p(x, z) as the log-likelihood."""
+
+
+class Penalized(ABC):
+    """A model, or a part of one, whose parameters have a prior: learning maximises the posterior."""
+
+    @abstractmethod
+    def log_prior(self) -> float:
+        """log p(parameters), up to a constant; 0 for a flat prior."""
+
+
+def log_prior_of(part: object) -> float:
+    """The log prior of a model or emission; 0 for one that has none."""
+    return part.log_prior() if isinstance(part, Penalized) else 0.0
+
+
+class Imputes(ABC):
+    """An emission that takes NaN as missing, and says what it expects there."""
+
+    @abstractmethod
+    def impute(self, values: Tensor, responsibilities: Tensor) -> Tensor:
+        """The values (n, D) with E[missing | observed] under responsibilities (n, K) in place of NaN."""
+
+
 class Emission(nn.Module, ABC):
     """A family of observation densities, one for each latent class: p(x | z = k), k = 0 .. K - 1.
 

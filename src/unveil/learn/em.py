@@ -12,7 +12,7 @@ from functools import partial
 import torch
 
 from unveil.core.history import History
-from unveil.core.model import EMModel
+from unveil.core.model import EMModel, log_prior_of
 from unveil.data.batch import Batch
 from unveil.errors import ConvergenceWarning, InputError
 from unveil.learn.reduce import Reduce, serial
@@ -58,6 +58,8 @@ def em(
 ) -> History:
     """Alternate E-steps and M-steps until the mean log-likelihood per step gains less than ``tol``.
 
+    Where the model has a prior, its logarithm is part of the objective, which is then the posterior of the parameters.
+
     Parameters
     ----------
     model : EMModel
@@ -92,7 +94,7 @@ def em(
     for iteration in range(max_iter):
         evaluate = iteration % evaluate_every == 0
         statistics = reduce(partial(model.expect, evaluate=evaluate), batches)
-        objective = statistics.log_likelihood / statistics.weight
+        objective = (statistics.log_likelihood + log_prior_of(model)) / statistics.weight
         if evaluate:
             _refuse_non_finite(objective, iteration)
             gain = (objective - history.objective[-1]) / evaluate_every if history.objective else math.inf
