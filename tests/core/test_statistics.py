@@ -22,6 +22,11 @@ class Nested(ModelStatistics):
 
 
 @dataclasses.dataclass(frozen=True)
+class Parts(Statistics):
+    parts: tuple[Statistics, ...]
+
+
+@dataclasses.dataclass(frozen=True)
 class Other(Statistics):
     count: float
     first: torch.Tensor
@@ -85,3 +90,21 @@ def test_another_centre_is_refused(center):
 def test_another_centre_is_refused_inside_other_statistics():
     with pytest.raises(ValueError, match="different center"):
         A + Nested(1.0, 0.0, moments(1.0, [0.0, 0.0], (0.0, 0.0)))
+
+
+def test_tuples_of_statistics_add_and_scale_entry_by_entry():
+    parts = Parts((moments(1.0, [1.0, 2.0]), A))
+    total = 0.5 * parts + Parts((moments(2.0, [0.0, 1.0]), B))
+    assert (total.parts[0].count, total.parts[0].first.tolist()) == (2.5, [0.5, 2.0])
+    assert as_numbers(total.parts[1]) == as_numbers(0.5 * A + B)
+    assert as_numbers(parts.parts[1]) == as_numbers(A)
+
+
+def test_tuples_of_different_lengths_are_refused():
+    with pytest.raises(ValueError, match="zip"):
+        Parts((A, B)) + Parts((A,))
+
+
+def test_another_centre_is_refused_inside_tuples():
+    with pytest.raises(ValueError, match="different center"):
+        Parts((A,)) + Parts((Nested(1.0, 0.0, moments(1.0, [0.0, 0.0], (0.0, 0.0))),))

@@ -231,7 +231,7 @@ MUTATIONS = [
     Mutation(
         "weights of chains forgotten",
         "kernels/chains_cpu.py",
-        "responsibilities[n, c] = np.exp(log_z[n, c] + log_weights[c] - highest)",
+        "responsibilities[n, c] = np.exp(log_z[n, c] + log_weights[n, c] - highest)",
         "responsibilities[n, c] = np.exp(log_z[n, c] - highest)",
         (CLUSTERS,),
     ),

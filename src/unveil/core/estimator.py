@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Self, final
 
 import numpy as np
@@ -15,9 +16,10 @@ from torch import Tensor
 
 from unveil.core.constraints import Check
 from unveil.core.history import History
-from unveil.core.model import LikelihoodModel
+from unveil.core.model import Imputes, LikelihoodModel
 from unveil.core.storage import read_model, write_model
 from unveil.data.batch import Batch, Batches
+from unveil.data.labels import has_unknown, read_labels
 from unveil.data.layout import (
     Layout,
     as_numeric,
@@ -30,6 +32,25 @@ from unveil.data.layout import (
 )
 from unveil.data.workers import map_batches
 from unveil.errors import InputError, ModelFileError, ParameterError
+
+
+@dataclass(frozen=True)
+class Supervision:
+    """How an estimator takes labels in ``y``.
+
+    Attributes
+    ----------
+    each : {"step", "item"}
+        What has one label: each step of a sequence, or each item (point or sequence).
+    n_classes : str
+        The constructor parameter that says how many classes there are.
+    only_partial : bool
+        Whether labels count only where some are unknown (-1); otherwise ``y`` is ignored, as clustering in scikit-learn does.
+    """
+
+    each: Literal["step", "item"]
+    n_classes: str
+    only_partial: bool = False
 
 
 class Estimator(BaseEstimator, ABC):
@@ -53,6 +74,8 @@ class Estimator(BaseEstimator, ABC):
     items: ClassVar[Literal["points", "sequences"]] = "points"
     allows_nan: ClassVar[bool] = False
     constraints: ClassVar[dict[str, Check]] = {}
+    supervision: ClassVar[Supervision | None] = None
+    saved_as: ClassVar[dict[str, Callable[[Any], Any]]] = {}
 
     model_: Any
     history_: History
@@ -75,8 +98,8 @@ class Estimator(BaseEstimator, ABC):
         ----------
         X : array-like, list of arrays, tensor or Batches
             The data; see the class.
-        y : ignored
-            For compatibility with pipelines.
+        y : array-like of int, or list of them, optional
+            Known classes, -1 where unknown: for estimators that say so, which then learn with these fixed. Others ignore it.
         lengths : sequence of int, optional
             For a model of sequences: the lengths of the sequences in the rows of X.
         sample_weight : array-like of shape (n_items,), optional
@@ -89,7 +112,7 @@ class Estimator(BaseEstimator, ABC):
         earlier = dict(vars(self))
         try:
             self._check_parameters()
-            batches, _ = self._read(X, lengths, sample_weight, reset=True)
+            batches = self._read_labelled(X, y, lengths, sample_weight, reset=True)
             self.n_features_in_ = batches.n_features
             model = self.build(batches.n_features).to(batches.device)
             self.history_ = self.learn(model, batches, self._generator())
@@ -164,7 +187,7 @@ class Estimator(BaseEstimator, ABC):
             elif isinstance(value, np.random.RandomState):
                 parameters[name] = None  # its state has moved on; a saved model needs no generator
             else:
-                parameters[name] = _as_json(name, value)
+                parameters[name] = _as_json(name, self.saved_as.get(name, _unchanged)(value))
         names = getattr(self, "feature_names_in_", None)
         header = {
             "estimator": type(self).__name__,
@@ -223,9 +246,20 @@ class Estimator(BaseEstimator, ABC):
         """The results of a function over the batches of X, one after the other, and the layout of X."""
         model = self._fitted_model()
         batches, layout = self._read(X, lengths)
+        batches = batches.replace(labels=None)  # what is known of the data must not be mixed with what the model says
         model.to(batches.device)
         with torch.no_grad():
             return torch.cat(list(map_batches(function, batches))), layout
+
+    def _read_labelled(self, X: Any, y: Any, lengths: Any, weights: Any, *, reset: bool) -> Batches:
+        """Batches with the labels that the estimator takes, and without any others."""
+        batches, _ = self._read(X, lengths, weights, reset=reset)
+        takes = self.supervision
+        if takes is None:
+            return batches.replace(labels=None)
+        if y is None or (takes.only_partial and not has_unknown(y)):
+            return batches
+        return batches.replace(labels=read_labels(y, batches, getattr(self, takes.n_classes), each=takes.each))
 
     def _read(self, X: Any, lengths: Any = None, weights: Any = None, *, reset: bool = False) -> tuple[Batches, Layout]:
         """Batches and layout of the user's data, checked."""
@@ -280,14 +314,22 @@ def as_array(parameter: Tensor) -> np.ndarray:
     return parameter.detach().cpu().numpy().copy()
 
 
+def _unchanged(value: Any) -> Any:
+    return value
+
+
 def _as_json(name: str, value: Any) -> Any:
     """A constructor parameter as JSON can hold it."""
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     if isinstance(value, np.generic):
         return value.item()
-    if isinstance(value, (list, tuple)):
+    if isinstance(value, (list, tuple, set, frozenset)):
         return [_as_json(name, each) for each in value]
+    if isinstance(value, dict):
+        return {str(key): _as_json(name, each) for key, each in value.items()}
+    if isinstance(value, np.ndarray):
+        return value.tolist()
     raise ModelFileError(
         f"cannot save the parameter {name}={value!r} of type {type(value).__name__}; use numbers, strings or arrays"
     )
@@ -311,6 +353,20 @@ class ClusterMixin:
     def fit_predict(self, X: Any, y: Any = None, *, lengths: Any = None, sample_weight: Any = None) -> Any:
         """Fit, and give the cluster of each item: ``fit(X).predict(X)``."""
         return self.fit(X, y, lengths=lengths, sample_weight=sample_weight).predict(X, lengths=lengths)  # type: ignore[attr-defined]
+
+
+class ImputeMixin:
+    """For mixtures whose emission says what it expects in place of a missing value."""
+
+    def impute(self, X: Any) -> Any:
+        """X with E[missing | observed] in place of NaN, of the same shape; what is observed stays as it is."""
+        model = self._fitted_model()  # type: ignore[attr-defined]
+        if not isinstance(model.emission, Imputes):
+            raise InputError(f"{type(model.emission).__name__} emissions do not take missing values; there is nothing to impute")
+        filled, layout = self._map(  # type: ignore[attr-defined]
+            X, None, lambda batch: model.emission.impute(batch.values.double(), model.posterior(batch).responsibilities)
+        )
+        return layout.per_item(filled)
 
 
 class SeparateMixin(ABC):

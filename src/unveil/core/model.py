@@ -97,6 +97,14 @@ class Imputes(ABC):
         """The values (n, D) with E[missing | observed] under responsibilities (n, K) in place of NaN."""
 
 
+class Moments(ABC):
+    """An emission whose observations have means and variances."""
+
+    @abstractmethod
+    def moments(self) -> tuple[Tensor, Tensor]:
+        """E[x | z = k] and Var[x_d | z = k], both of shape (K, D)."""
+
+
 class Emission(nn.Module, ABC):
     """A family of observation densities, one for each latent class: p(x | z = k), k = 0 .. K - 1.
 

@@ -18,9 +18,9 @@ def identity() -> Any:
 class Statistics:
     """Expected sufficient statistics: a commutative monoid under ``+``, and a cone under ``*``.
 
-    Subclasses are frozen dataclasses whose fields are tensors, numbers or statistics. Because they add, an E-step can run over
-    batches in memory, on disk, in threads or on other machines; because they scale, ``(1 - rho) * old + rho * new``
-    is stochastic EM.
+    Subclasses are frozen dataclasses whose fields are tensors, numbers, statistics, or tuples of these. Because they add, an
+    E-step can run over batches in memory, on disk, in threads or on other machines; because they scale,
+    ``(1 - rho) * old + rho * new`` is stochastic EM.
 
     Examples
     --------
@@ -34,10 +34,10 @@ class Statistics:
     def __add__(self, other: Self) -> Self:
         if type(other) is not type(self):
             raise TypeError(f"cannot add {type(other).__name__} to {type(self).__name__}: statistics of different models")
-        return self._map(lambda each: getattr(self, each.name) + getattr(other, each.name), other)
+        return self._map(lambda each: _add(getattr(self, each.name), getattr(other, each.name)), other)
 
     def __mul__(self, scale: float) -> Self:
-        return self._map(lambda each: getattr(self, each.name) * scale)
+        return self._map(lambda each: _scale(getattr(self, each.name), scale))
 
     __rmul__ = __mul__
 
@@ -52,6 +52,15 @@ class Statistics:
         if not same:
             raise ValueError(f"cannot add statistics with different {each.name}: they come from different initialisations")
         return mine
+
+
+def _add(mine: Any, other: Any) -> Any:
+    """A sum; of tuples, entry by entry."""
+    return tuple(_add(*each) for each in zip(mine, other, strict=True)) if isinstance(mine, tuple) else mine + other
+
+
+def _scale(value: Any, scale: float) -> Any:
+    return tuple(_scale(each, scale) for each in value) if isinstance(value, tuple) else value * scale
 
 
 def _is_identity(each: Field) -> bool:

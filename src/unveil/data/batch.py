@@ -70,6 +70,11 @@ class Batch:
             return self.weights
         return self.weights.repeat_interleave(self.lengths.to(self.weights.device))
 
+    @property
+    def sequence_of_step(self) -> Tensor:
+        """The index in this batch of each step's sequence, of shape (n_steps,)."""
+        return torch.arange(self.n_sequences).repeat_interleave(self.lengths)
+
     @cached_property
     def total_weight(self) -> float:
         """The weighted number of steps: ``sum_i weights[i] * lengths[i]``."""
@@ -178,7 +183,7 @@ class Batches:
         self.rows, self.offsets, self.allow_nan = rows, offsets, allow_nan
         self._checked: Rows | None = None
         self.weights = None if weights is None else torch.as_tensor(weights).to(rows.device)
-        self.labels = None if labels is None else torch.as_tensor(labels).to(rows.device)
+        self.labels = None if labels is None else torch.as_tensor(labels)  # on the CPU, like offsets
         self.batch_steps = batch_steps or _default_batch_steps(rows.n_rows, rows.n_features)
 
     @property
@@ -195,6 +200,14 @@ class Batches:
     def n_sequences(self) -> int:
         """The number of sequences, or of points."""
         return self.n_steps if self.offsets is None else len(self.offsets) - 1
+
+    @property
+    def total_weight(self) -> float:
+        """The weighted number of steps."""
+        if self.weights is None:
+            return float(self.n_steps)
+        lengths = 1 if self.offsets is None else torch.from_numpy(np.diff(self.offsets))
+        return float((self.weights.double().cpu() * lengths).sum())
 
     @property
     def device(self) -> torch.device:
@@ -264,6 +277,29 @@ class Batches:
         remedy = "drop or fill that row" if found == "NaN" else "replace it by a finite number"
         raise InputError(f"Input X contains {found} at {self.rows.place(start + row)}, column {column}; {remedy}")
 
+    def minibatches(self, n_steps: int, generator: torch.Generator) -> Iterator[Batch]:
+        """One pass in batches of about ``n_steps`` steps: in memory with the items shuffled, on disk in their order."""
+        if not isinstance(self.rows, MemoryRows):
+            yield from self.replace(batch_steps=n_steps)
+            return
+        offsets = np.arange(self.n_steps + 1) if self.offsets is None else np.asarray(self.offsets)
+        order = torch.randperm(self.n_sequences, generator=generator).numpy()
+        lengths = np.diff(offsets)[order]
+        groups = np.cumsum(lengths) // max(n_steps, 1)
+        for items in np.split(order, np.flatnonzero(np.diff(groups)) + 1):
+            yield self.take(items)
+
+    def take(self, items: np.ndarray) -> Batch:
+        """One batch of these items of data in memory, in this order."""
+        offsets = np.arange(self.n_steps + 1) if self.offsets is None else np.asarray(self.offsets)
+        lengths = (offsets[1:] - offsets[:-1])[items]
+        ends = np.cumsum(lengths)
+        rows = torch.from_numpy(np.repeat(offsets[items] - (ends - lengths), lengths) + np.arange(int(ends[-1])))
+        values = self.rows.read(0, self.n_steps)[rows.to(self.device)]
+        weights = None if self.weights is None else self.weights[torch.from_numpy(items).to(self.device)]
+        labels = None if self.labels is None else self.labels[rows]
+        return Batch(values, torch.from_numpy(np.concatenate([[0], ends])), weights, labels)
+
     def sample_steps(self, n_steps: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
         """Steps drawn without replacement, in their order: the same ones however the source is cut into batches.
 
@@ -275,7 +311,22 @@ class Batches:
         sequences : Tensor of the same length, int64
             The index of the sequence that each is in.
         """
+        return self._steps(_draw_sorted(self.n_steps, n_steps, generator))
+
+    def sample_labelled_steps(self, n_steps: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The same with the label of each step, -1 where it is unknown; steps with a label are drawn before others."""
         chosen = _draw_sorted(self.n_steps, n_steps, generator)
+        if self.labels is None:
+            return *self._steps(chosen), torch.full((len(chosen),), -1)
+        labels = self.labels.cpu()
+        known = (labels >= 0).nonzero()[:, 0]
+        if len(chosen) < self.n_steps and len(known):
+            known = known[_draw_sorted(len(known), n_steps, generator)]
+            others = chosen[labels[chosen] < 0][: n_steps - len(known)]
+            chosen = torch.cat([known, others]).sort().values
+        return *self._steps(chosen), labels[chosen]
+
+    def _steps(self, chosen: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         values, weights, sequences, start = [], [], [], 0
         for batch in self:
             stop = start + batch.n_steps

@@ -123,8 +123,8 @@ def expectations(
     ----------
     initial, transition, log_emission, offsets : Tensor
         See the module.
-    log_weights : Tensor of shape (C,), optional
-        Log mixing proportions of the chains; zeros by default.
+    log_weights : Tensor of shape (C,) or (n_sequences, C), optional
+        Log mixing proportions of the chains, of all sequences or of each; zeros by default.
     weights : Tensor of shape (n_sequences,), optional
         How often each sequence counts; ones by default.
     """

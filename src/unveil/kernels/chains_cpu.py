@@ -359,11 +359,11 @@ def _share(log_z, log_weights, weights, log_evidence, responsibilities, counted)
     for n in range(n_sequences):
         highest, total = -np.inf, 0.0
         for c in range(n_chains):
-            highest = max(highest, log_z[n, c] + log_weights[c])
+            highest = max(highest, log_z[n, c] + log_weights[n, c])
         if highest == -np.inf:
             highest = 0.0
         for c in range(n_chains):
-            responsibilities[n, c] = np.exp(log_z[n, c] + log_weights[c] - highest)
+            responsibilities[n, c] = np.exp(log_z[n, c] + log_weights[n, c] - highest)
             total += responsibilities[n, c]
         log_evidence[n] = highest + np.log(total)
         for c in range(n_chains):
@@ -429,8 +429,8 @@ def expectations(
 ) -> ChainExpectations:
     """Posterior expectations of a mixture of chains; see ``chains.expectations``."""
     chains = _forward(initial, transition, log_emission, offsets)
-    n_sequences, n_chains = chains.log_z.shape
-    log_v = np.zeros(n_chains) if log_weights is None else _array(log_weights)
+    n_sequences = len(chains.log_z)
+    log_v = np.zeros(chains.log_z.shape) if log_weights is None else _array(log_weights.expand(chains.log_z.shape))
     counts = np.ones(n_sequences) if weights is None else _array(weights)
     log_evidence, responsibilities, counted = np.empty(n_sequences), np.empty(chains.log_z.shape), np.empty(chains.log_z.shape)
     _share(chains.log_z, log_v, counts, log_evidence, responsibilities, counted)

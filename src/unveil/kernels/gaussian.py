@@ -99,6 +99,21 @@ def inverse(matrices: Tensor, covariance_type: str) -> Tensor:
     return torch.cholesky_inverse(torch.linalg.cholesky(matrices))
 
 
+def identity_covariance(n_features: int, covariance_type: str) -> Tensor:
+    """The unit covariance of one class, in the shape of its type."""
+    if covariance_type == "spherical":
+        return torch.ones((), dtype=torch.float64)
+    ones = torch.ones(n_features, dtype=torch.float64)
+    return ones if covariance_type == "diag" else ones.diag()
+
+
+def log_determinants(covariances: Tensor, covariance_type: str) -> Tensor:
+    """log |Sigma| of each matrix, or the logarithms of the variances."""
+    if covariance_type in ("diag", "spherical"):
+        return covariances.log()
+    return 2 * torch.linalg.cholesky(covariances).diagonal(dim1=-2, dim2=-1).log().sum(-1)
+
+
 def symmetric(triangle: Tensor, n_features: int) -> Tensor:
     """Symmetric matrices (..., D, D) from their upper triangles (..., D (D + 1) / 2)."""
     row, column = torch.triu_indices(n_features, n_features, device=triangle.device)
@@ -123,3 +138,45 @@ def floor_covariances(covariances: Tensor, floor: float, covariance_type: str) -
     values, vectors = torch.linalg.eigh(covariances)
     clipped = (vectors * values.clamp_min(floor)[..., None, :]) @ vectors.mT
     return torch.where(healthy[..., None, None], covariances, clipped)
+
+
+def prior_moments(mean: Tensor, mean_precisions: Tensor, scale: Tensor, covariance_type: str) -> tuple[Tensor, Tensor]:
+    """The normal-inverse-Wishart prior as data seen before: kappa_0 observations of each class, with the mean m_0 and a scatter of Psi.
+
+    Parameters
+    ----------
+    mean : Tensor of shape (D,)
+        m_0, from the centre.
+    mean_precisions : Tensor of shape (K,)
+        kappa_0, for each class.
+    scale : Tensor of shape (D, D), (D,) or ()
+        Psi; where a covariance is tied, the classes share it.
+
+    Returns
+    -------
+    first : Tensor of shape (K, D)
+    second : Tensor of shape (K, S)
+    """
+    moments = mean_precisions[:, None] * quadratic_features(mean[None], torch.zeros_like(mean), covariance_type)
+    second, first = moments[:, : -len(mean)], moments[:, -len(mean) :]
+    if covariance_type in ("full", "tied"):
+        row, column = torch.triu_indices(len(mean), len(mean), device=mean.device)
+        scale = scale[row, column] / (len(mean_precisions) if covariance_type == "tied" else 1)
+    return first, second + scale
+
+
+def prior_exponent(
+    mean_precision: float, degrees_of_freedom: float, n_components: int, n_features: int, covariance_type: str
+) -> float:
+    """-2 times the power of |Sigma| (or of a variance v) in the prior, beyond what its kappa_0 observations have.
+
+    An inverse Wishart density has the power -(nu_0 + D + 1) / 2, and an inverse gamma one -(nu_0 + 2) / 2. Each mean, normal with
+    covariance Sigma / kappa_0, has -1 / 2 more, and kappa_0 observations have -kappa_0 / 2; D times that where v is of D features.
+    """
+    of_means = 1 - mean_precision
+    return {
+        "full": degrees_of_freedom + n_features + 1 + of_means,
+        "tied": degrees_of_freedom + n_features + 1 + n_components * of_means,
+        "diag": degrees_of_freedom + 2 + of_means,
+        "spherical": degrees_of_freedom + 2 + n_features * of_means,
+    }[covariance_type]

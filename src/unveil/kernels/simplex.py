@@ -41,3 +41,30 @@ def normalize(counts: Tensor, previous: Tensor | None = None) -> Tensor:
     fallback = torch.full_like(counts, 1 / counts.shape[-1]) if previous is None else previous
     smallest = torch.finfo(counts.dtype).tiny
     return torch.where(total >= smallest, counts / total.clamp_min(smallest), fallback)
+
+
+def restrict_to_labels(log_values: Tensor, labels: Tensor | None) -> Tensor:
+    """-inf in place of every class but the known one, where it is known: a label is a mask on the posterior, and adds nothing.
+
+    Parameters
+    ----------
+    log_values : Tensor of shape (n, K)
+        Log-densities or joint log-probabilities of the classes.
+    labels : Tensor of shape (n,), int64, or None
+        The known class of each row; -1 where it is not known.
+
+    Examples
+    --------
+    >>> restrict_to_labels(torch.zeros(2, 3), torch.tensor([1, -1])).tolist()
+    [[-inf, 0.0, -inf], [0.0, 0.0, 0.0]]
+    """
+    if labels is None:
+        return log_values
+    labels = labels.to(log_values.device)[:, None]
+    classes = torch.arange(log_values.shape[1], device=log_values.device)
+    return log_values.masked_fill((labels >= 0) & (classes != labels), -torch.inf)
+
+
+def one_hot(classes: Tensor, n_classes: int) -> Tensor:
+    """Certain posteriors (n, K) in float64 from classes (n,)."""
+    return torch.nn.functional.one_hot(classes, n_classes).double()

@@ -12,9 +12,10 @@ from functools import partial
 import torch
 
 from unveil.core.history import History
-from unveil.core.model import EMModel, log_prior_of
+from unveil.core.model import EMModel, HardEMModel, log_prior_of
+from unveil.core.statistics import ModelStatistics
 from unveil.data.batch import Batch
-from unveil.errors import ConvergenceWarning, InputError
+from unveil.errors import ConvergenceWarning, InputError, ParameterError
 from unveil.learn.reduce import Reduce, serial
 
 
@@ -54,6 +55,7 @@ def em(
     callbacks: Iterable[Callback] = (),
     relative: bool = False,
     evaluate_every: int = 1,
+    hard: bool = False,
     warn: bool = True,
 ) -> History:
     """Alternate E-steps and M-steps until the mean log-likelihood per step gains less than ``tol``.
@@ -78,6 +80,9 @@ def em(
         Each is called with a ``Progress`` after every update, and stops the run by returning True.
     evaluate_every : int
         How often to evaluate the objective, for models for which that costs extra.
+    hard : bool
+        Whether each E-step settles on the most probable latent values: classification EM for mixtures, Viterbi training for chains.
+        The objective is then the mean of log p(x, z).
     warn : bool
         Whether to warn when ``max_iter`` was not enough.
 
@@ -93,10 +98,10 @@ def em(
     history, begin, callbacks = History(), time.perf_counter(), tuple(callbacks)
     for iteration in range(max_iter):
         evaluate = iteration % evaluate_every == 0
-        statistics = reduce(partial(model.expect, evaluate=evaluate), batches)
+        statistics = reduce(_e_step(model, evaluate, hard), batches)
         objective = (statistics.log_likelihood + log_prior_of(model)) / statistics.weight
         if evaluate:
-            _refuse_non_finite(objective, iteration)
+            refuse_non_finite(objective, iteration)
             gain = (objective - history.objective[-1]) / evaluate_every if history.objective else math.inf
             history.objective.append(objective)
             history.iterations.append(iteration)
@@ -116,7 +121,16 @@ def em(
     return history
 
 
-def _refuse_non_finite(objective: float, iteration: int) -> None:
+def _e_step(model: EMModel, evaluate: bool, hard: bool) -> Callable[[Batch], ModelStatistics]:
+    if not hard:
+        return partial(model.expect, evaluate=evaluate)
+    if not isinstance(model, HardEMModel):
+        raise ParameterError(f"{type(model).__name__} has no hard E-step; use soft EM")
+    return model.assign
+
+
+def refuse_non_finite(objective: float, iteration: int) -> None:
+    """Raise InputError where an objective is NaN or infinite."""
     if not math.isfinite(objective):
         raise InputError(
             f"the log-likelihood became {objective} at iteration {iteration}: some item has no probability under the model, "

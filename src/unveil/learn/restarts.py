@@ -17,6 +17,7 @@ from unveil.errors import ParameterError
 from unveil.learn.em import em
 from unveil.learn.progress import ProgressBar
 from unveil.learn.reduce import REDUCTIONS, Reduce, serial
+from unveil.learn.stochastic import stochastic_em
 
 Learn = Callable[..., History]
 
@@ -27,6 +28,8 @@ EM_CONSTRAINTS = {
     "verbose": integer(0),
     "reduce": choice(*REDUCTIONS),
 }
+ALGORITHMS = ("em", "hard-em", "stochastic-em")
+VARIANT_CONSTRAINTS = EM_CONSTRAINTS | {"algorithm": choice(*ALGORITHMS), "batch_size": integer(1)}
 
 
 def em_settings(estimator: Any) -> dict[str, Any]:
@@ -39,6 +42,8 @@ def em_settings(estimator: Any) -> dict[str, Any]:
         "reduce": REDUCTIONS[estimator.reduce],
         "title": type(estimator).__name__ if estimator.verbose else None,
         "show_every": getattr(estimator, "verbose_interval", 1),
+        "algorithm": getattr(estimator, "algorithm", "em"),
+        "batch_size": getattr(estimator, "batch_size", 1024),
     }
 
 
@@ -123,10 +128,18 @@ def em_from_starts(
     evaluate_every: int = 1,
     title: str | None = None,
     show_every: int = 1,
+    algorithm: str = "em",
+    batch_size: int = 1024,
 ) -> History:
     """EM as estimators use it: from an earlier fit if there is one, else from ``n_init`` starts; a title shows the progress."""
     with ProgressBar(title or "", quiet=title is None, every=show_every) as progress:
-        learn = partial(em, tol=tol, relative=relative, reduce=reduce, evaluate_every=evaluate_every, callbacks=[progress])
+        if algorithm == "stochastic-em":
+            learn = partial(stochastic_em, generator=generator, tol=tol, batch_size=batch_size, callbacks=[progress])
+        else:
+            hard = algorithm == "hard-em"
+            learn = partial(
+                em, tol=tol, relative=relative, reduce=reduce, evaluate_every=evaluate_every, hard=hard, callbacks=[progress]
+            )
         if fitted is not None:
             shapes, earlier = ({name: tuple(value.shape) for name, value in each.state_dict().items()} for each in (model, fitted))
             if shapes != earlier:

@@ -7,24 +7,30 @@ from typing import Any
 import numpy as np
 import torch
 
-from unveil.core.constraints import choice, integer, real
-from unveil.core.estimator import ClusterMixin, Estimator, as_array
+from unveil.core.constraints import integer
+from unveil.core.criteria import CriteriaMixin
+from unveil.core.estimator import ClusterMixin, Estimator, Supervision, as_array
 from unveil.core.history import History
 from unveil.data.batch import Batches
-from unveil.kernels.gaussian import COVARIANCE_TYPES
-from unveil.learn.restarts import EM_CONSTRAINTS, em_from_starts, em_settings
-from unveil.models.gaussian_hmm import ChainMixture, build_chains
+from unveil.learn.restarts import em_from_starts, em_settings
+from unveil.learn.stochastic import PartialFitMixin
+from unveil.models.chain_mixture import ChainMixture
+from unveil.models.chain_settings import CHAIN_CONSTRAINTS, build_chains
+from unveil.models.emission_settings import EMISSION_CONSTRAINTS, SAVED_AS
 
 
-class MixtureOfHMMs(ClusterMixin, Estimator):
-    """Mixture of Gaussian hidden Markov models, learned by maximum likelihood with EM.
+class MixtureOfHMMs(ClusterMixin, CriteriaMixin, PartialFitMixin, Estimator):
+    """Mixture of hidden Markov models, learned by maximum likelihood with EM.
 
     Each sequence chooses a cluster, and follows that cluster's hidden Markov model::
 
         c ~ Categorical(v),
-        z_1 | c ~ Categorical(pi_c),   z_t | z_{t-1} = i, c ~ Categorical(A_ci),   x_t | z_t = m, c ~ N(mu_cm, Sigma_cm).
+        z_1 | c ~ Categorical(pi_c),   z_t | z_{t-1} = i, c ~ Categorical(A_ci),   x_t | z_t = m, c ~ p_cm,
 
-    It is the hidden Markov model of C M states whose transitions are block-diagonal, at the cost of C models of M states.
+    Gaussian by default.
+
+    ``y`` may give the clusters of the sequences that are known, -1 elsewhere.
+    The mixture is the hidden Markov model of C M states whose transitions are block-diagonal, at the cost of C models of M states.
 
     Parameters
     ----------
@@ -32,8 +38,12 @@ class MixtureOfHMMs(ClusterMixin, Estimator):
         C, the number of clusters.
     n_states : int
         M, the number of states of each cluster's model.
+    emission : {"gaussian", "categorical", "bernoulli", "poisson", "gaussian-mixture"} or callable
+        As for ``HMM``.
     covariance_type : {"diag", "full", "tied", "spherical"}
         As for ``GaussianHMM``; "tied" ties all states of all clusters.
+    transitions, algorithm, fixed, fixed_transitions, tied_states, startprob_prior, transmat_prior, sticky, emission_prior, batch_size
+        As for ``HMM``, the same for every cluster.
     tol : float
         EM stops when an iteration gains less than this, in nats per step.
     reg_covar : float
@@ -81,20 +91,20 @@ class MixtureOfHMMs(ClusterMixin, Estimator):
     """
 
     items = "sequences"
-    constraints = EM_CONSTRAINTS | {
-        "n_clusters": integer(1),
-        "n_states": integer(1),
-        "covariance_type": choice(*COVARIANCE_TYPES),
-        "reg_covar": real(0.0),
-        "n_init": integer(1),
-    }
+    allows_nan = True
+    supervision = Supervision("item", "n_clusters")
+    constraints = CHAIN_CONSTRAINTS | EMISSION_CONSTRAINTS | {"n_clusters": integer(1)}
+    saved_as = SAVED_AS
 
     def __init__(
         self,
         n_clusters: int = 2,
         n_states: int = 3,
         *,
+        emission: Any = "gaussian",
         covariance_type: str = "diag",
+        transitions: Any = "full",
+        algorithm: str = "em",
         tol: float = 1e-4,
         reg_covar: float = 1e-6,
         max_iter: int = 100,
@@ -103,6 +113,14 @@ class MixtureOfHMMs(ClusterMixin, Estimator):
         transmat_init: Any = None,
         means_init: Any = None,
         covariances_init: Any = None,
+        fixed: Any = (),
+        fixed_transitions: Any = None,
+        tied_states: Any = None,
+        startprob_prior: float = 1.0,
+        transmat_prior: float = 1.0,
+        sticky: float = 0.0,
+        emission_prior: Any = None,
+        batch_size: int = 1024,
         random_state: Any = None,
         warm_start: bool = False,
         verbose: int = 0,
@@ -110,7 +128,10 @@ class MixtureOfHMMs(ClusterMixin, Estimator):
     ):
         self.n_clusters = n_clusters
         self.n_states = n_states
+        self.emission = emission
         self.covariance_type = covariance_type
+        self.transitions = transitions
+        self.algorithm = algorithm
         self.tol = tol
         self.reg_covar = reg_covar
         self.max_iter = max_iter
@@ -119,6 +140,14 @@ class MixtureOfHMMs(ClusterMixin, Estimator):
         self.transmat_init = transmat_init
         self.means_init = means_init
         self.covariances_init = covariances_init
+        self.fixed = fixed
+        self.fixed_transitions = fixed_transitions
+        self.tied_states = tied_states
+        self.startprob_prior = startprob_prior
+        self.transmat_prior = transmat_prior
+        self.sticky = sticky
+        self.emission_prior = emission_prior
+        self.batch_size = batch_size
         self.random_state = random_state
         self.warm_start = warm_start
         self.verbose = verbose
@@ -126,7 +155,7 @@ class MixtureOfHMMs(ClusterMixin, Estimator):
 
     def build(self, n_features: int) -> ChainMixture:
         """C chains side by side."""
-        return build_chains(self, self.n_clusters, n_features)
+        return build_chains(self, self.n_clusters, n_features, labels="chains")
 
     def learn(self, model: ChainMixture, batches: Batches, generator: torch.Generator) -> History:
         """EM from several starts."""

@@ -3,20 +3,63 @@
 from __future__ import annotations
 
 import torch
+from scipy.optimize import linear_sum_assignment
 from torch import Tensor
+
+from unveil.kernels.simplex import one_hot
 
 CENTER_SAMPLE = 2_000  # steps from which the centre of the data is estimated when nothing else is to be found
 START_SAMPLE = 50_000  # steps: a start needs no more of the data than this, however much there is
 
 
-def assign_by_kmeans(values: Tensor, weights: Tensor, n_classes: int, generator: torch.Generator) -> Tensor:
-    """Responsibilities (n, K) of the clusters of one run of k-means on values (n, D)."""
+def fill_missing(values: Tensor) -> Tensor:
+    """Values with the mean of their column in place of NaN, for starts; 0 where a column has none."""
+    missing = values.isnan()
+    if not missing.any():
+        return values
+    return torch.where(missing, values.nanmean(0).nan_to_num(0.0), values)
+
+
+def assign_steps(values: Tensor, weights: Tensor, known: Tensor | None, n_classes: int, generator: torch.Generator) -> Tensor:
+    """Responsibilities (n, K) by k-means that keep to the classes that are known (n,), -1 where they are not.
+
+    Where every class is known of some value, k-means starts from the means of those; otherwise clusters take the names of the classes
+    that they share most values with.
+    """
+    if known is None or not (known >= 0).any():
+        return assign_by_kmeans(values, weights, n_classes, generator)
+    certain = known >= 0
+    counts = torch.bincount(known[certain], weights[certain], minlength=n_classes)
+    if (counts > 0).all():
+        sums = torch.zeros(n_classes, values.shape[1], dtype=values.dtype).index_add_(
+            0, known[certain], values[certain] * weights[certain, None]
+        )
+        found = assign_by_kmeans(values, weights, n_classes, generator, centers=sums / counts[:, None])
+    else:
+        found = relabelled(assign_by_kmeans(values, weights, n_classes, generator), known)
+    found[certain] = one_hot(known[certain], n_classes) * weights[certain, None]
+    return found
+
+
+def relabelled(responsibilities: Tensor, known: Tensor) -> Tensor:
+    """The same responsibilities with classes in the order that agrees best with the known ones (n,)."""
+    certain = known >= 0
+    shared = one_hot(known[certain], responsibilities.shape[1]).T @ responsibilities[certain].double()
+    _, order = linear_sum_assignment(shared.cpu().numpy(), maximize=True)
+    return responsibilities[:, torch.from_numpy(order)]
+
+
+def assign_by_kmeans(
+    values: Tensor, weights: Tensor, n_classes: int, generator: torch.Generator, centers: Tensor | None = None
+) -> Tensor:
+    """Responsibilities (n, K) of the clusters of one run of k-means on values (n, D), from the given centers (K, D) or its own."""
     from sklearn.cluster import KMeans
 
     seed = int(torch.randint(2**31 - 1, (), generator=generator))
-    kmeans = KMeans(n_classes, n_init=1, max_iter=30, random_state=seed)  # a start need not have converged
+    init = "k-means++" if centers is None else centers.numpy()
+    kmeans = KMeans(n_classes, init=init, n_init=1, max_iter=30, random_state=seed)  # a start need not have converged
     labels = kmeans.fit(values.cpu().numpy(), sample_weight=weights.cpu().numpy()).labels_
-    return _one_hot(torch.from_numpy(labels), weights, n_classes)
+    return one_hot(torch.from_numpy(labels).long(), n_classes).to(weights.device) * weights[:, None]
 
 
 def assign_by_seeds(values: Tensor, weights: Tensor, n_classes: int, generator: torch.Generator, *, spread: bool) -> Tensor:
@@ -81,8 +124,3 @@ def _root_frequencies(symbols: Tensor, sequences: Tensor, n_sequences: int) -> T
     counts = torch.bincount(sequences * len(occurring) + symbols, minlength=n_sequences * len(occurring))
     counts = counts.view(n_sequences, len(occurring)).double()
     return (counts / counts.sum(1, keepdim=True).clamp_min(1)).sqrt()
-
-
-def _one_hot(labels: Tensor, weights: Tensor, n_classes: int) -> Tensor:
-    one_hot = torch.nn.functional.one_hot(labels.long(), n_classes).to(weights)
-    return one_hot * weights[:, None]

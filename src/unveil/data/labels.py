@@ -1,0 +1,69 @@
+"""Known classes of steps or items, as users give them in ``y``: whole numbers from 0, and -1 where one is unknown."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from unveil.data.batch import Batches
+from unveil.errors import InputError
+
+
+def has_unknown(y: Any) -> bool:
+    """Whether ``y`` holds numbers, one of them -1."""
+    labels = np.asarray(y)
+    return labels.dtype.kind in "iuf" and bool((labels == -1).any())
+
+
+def read_labels(y: Any, batches: Batches, n_classes: int, *, each: str) -> np.ndarray:
+    """Labels of all steps (n_steps,), int64.
+
+    Parameters
+    ----------
+    y : array-like of int, or list of them
+        -1 where unknown. For ``each="step"`` in the form of X: one array, or one for each sequence.
+    batches : Batches
+        What they belong to.
+    n_classes : int
+        Labels are below it.
+    each : {"step", "item"}
+        What has one label.
+
+    Raises
+    ------
+    InputError
+        When there are too few or too many, they are no whole numbers, or out of range.
+    """
+    labels = _whole(_joined(y, batches))
+    expected = batches.n_steps if each == "step" else batches.n_sequences
+    if len(labels) != expected:
+        raise InputError(f"y has {len(labels)} labels for {expected} {each}s; give one for each, -1 where it is unknown")
+    outside = (labels < -1) | (labels >= n_classes)
+    if outside.any():
+        first = int(outside.argmax())
+        allowed = f"0 to {n_classes - 1}" if n_classes > 1 else "0"
+        raise InputError(f"y holds {labels[first]} at {each} {first}; expected {allowed}, or -1 where it is unknown")
+    if each == "item" and batches.offsets is not None:
+        labels = np.repeat(labels, np.diff(batches.offsets))
+    return labels
+
+
+def _joined(y: Any, batches: Batches) -> np.ndarray:
+    """One array of labels, where there may be one for each sequence."""
+    if not (isinstance(y, (list, tuple)) and len(y) and np.ndim(y[0]) > 0):
+        return np.asarray(y).ravel()
+    parts = [np.asarray(part).ravel() for part in y]
+    if batches.offsets is not None:
+        for i, (part, length) in enumerate(zip(parts, np.diff(batches.offsets), strict=False)):
+            if len(part) != length:
+                raise InputError(f"y has {len(part)} labels for sequence {i}, which has {length} steps; give one for each step")
+    return np.concatenate(parts)
+
+
+def _whole(labels: np.ndarray) -> np.ndarray:
+    if labels.dtype.kind in "iub":
+        return labels.astype(np.int64)
+    if labels.dtype.kind != "f" or not np.isfinite(labels).all() or (labels != np.round(labels)).any():
+        raise InputError("y holds what is not a whole number; number the classes 0, 1, ..., with -1 where one is unknown")
+    return labels.astype(np.int64)
