@@ -81,26 +81,19 @@ def ellipse(mean: np.ndarray, covariance: np.ndarray, **style) -> Ellipse:
 def draw(path: str, truth: np.ndarray, seen: np.ndarray, smoothed: tuple, filtered: np.ndarray, line: np.ndarray) -> None:
     """The plane, and beside it how wrong each estimate is over time."""
     mean, covariance = smoothed
-    plt.rcParams.update(
-        {
-            "font.size": 9,
-            "axes.spines.top": False,
-            "axes.spines.right": False,
-            "axes.edgecolor": GREY,
-            "axes.labelcolor": GREY,
-            "axes.titlesize": 11,
-        }
-    )
+    plt.rcParams.update({"font.size": 9, "axes.titlesize": 11, "axes.spines.top": False, "axes.spines.right": False})
+    plt.rcParams.update({"axes.edgecolor": GREY, "axes.labelcolor": GREY, "xtick.color": GREY, "ytick.color": GREY})
     figure, (plane, errors) = plt.subplots(1, 2, figsize=(11.5, 4.8), width_ratios=[1.45, 1], layout="constrained")
     for t in range(GAP.start, GAP.stop):
         plane.add_patch(ellipse(mean[t], covariance[t], facecolor=BLUE, alpha=0.06, linewidth=0))
     for t in range(GAP.start, GAP.stop, 4):
         plane.add_patch(ellipse(mean[t], covariance[t], fill=False, edgecolor=BLUE, alpha=0.55, linewidth=0.7))
-    hidden = slice(GAP.start - 1, GAP.stop + 1)
+    hidden = slice(GAP.start - 1, GAP.stop)
     plane.scatter(*seen.T, s=9, color=GREY, alpha=0.55, linewidth=0, label="seen")
-    plane.plot(*truth.T, color=INK, linewidth=1.0, linestyle=(0, (4, 2)), label="true path")
-    plane.plot(*line[hidden].T, color=GREEN, linewidth=1.2, label="straight line")
+    plane.plot(*truth.T, color=INK, linewidth=1.0, linestyle=(0, (4, 2)), zorder=4, label="true path")
+    plane.plot(*line[GAP.start - 1 : GAP.stop + 1].T, color=GREEN, linewidth=1.2, label="straight line")
     plane.plot(*filtered[hidden].T, color=ORANGE, linewidth=1.4, label="filtered")
+    plane.plot(*filtered[GAP.stop - 1], color=ORANGE, marker="o", markersize=4)
     plane.plot(*mean.T, color=BLUE, linewidth=2.0, label="smoothed, with 95 % ellipses")
     plane.set(xlabel="x", ylabel="y", aspect="equal")
     plane.set_title("A target that is hidden for a while", loc="left", color=INK)

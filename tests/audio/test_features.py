@@ -177,6 +177,12 @@ def test_trimming_keeps_what_is_between_the_silences():
     assert_array_equal(trim_silence(np.zeros(100), 8000), np.zeros(100))
 
 
+def test_a_short_last_piece_is_as_loud_as_its_samples():
+    signal = np.concatenate([np.ones(800), np.full(10, 0.2)])  # 14 dB below, 10 of the 80 samples of a piece
+    assert_array_equal(trim_silence(signal, 8000, threshold_db=20), signal)
+    assert_array_equal(trim_silence(signal, 8000, threshold_db=10), signal[:800])
+
+
 def test_the_input_is_not_modified():
     signal = noise(4000).astype(np.float32)
     before = signal.copy()

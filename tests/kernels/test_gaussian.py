@@ -11,9 +11,13 @@ from unveil.emissions.gaussian import Gaussian
 from unveil.kernels.gaussian import (
     COVARIANCE_TYPES,
     floor_covariances,
+    identity_covariance,
     inverse,
+    log_determinants,
     n_quadratic,
     natural_parameters,
+    prior_exponent,
+    prior_moments,
     quadratic_features,
     symmetric,
 )
@@ -199,6 +203,41 @@ def test_precisions_are_inverse_covariances_and_back(covariance_type):
         product = as_matrix(covariances, k, 4, covariance_type) @ as_matrix(precisions.numpy(), k, 4, covariance_type)
         assert_allclose(product, np.eye(4), rtol=0, atol=1e-10)
     assert_allclose(inverse(precisions, covariance_type), covariances, rtol=1e-9, atol=1e-10)
+
+
+@TYPES
+def test_log_determinants_are_numpys(covariance_type):
+    _, _, covariances = example(3, 4, covariance_type)
+    found = log_determinants(torch.from_numpy(covariances), covariance_type)
+    expected = np.log(covariances) if covariance_type in ("diag", "spherical") else np.linalg.slogdet(covariances)[1]
+    assert_allclose(found, expected, rtol=1e-10, atol=1e-10)
+
+
+@TYPES
+def test_unit_covariances_are_their_own_inverses(covariance_type):
+    unit = identity_covariance(4, covariance_type)
+    assert unit.shape == {"diag": (4,), "spherical": ()}.get(covariance_type, (4, 4))
+    assert_allclose(inverse(unit, covariance_type), unit, rtol=0, atol=0)
+
+
+@TYPES
+def test_a_prior_is_worth_its_observations(covariance_type):
+    """Moments of data made for it: m_0 with the weight kappa_0, and points around zero whose scatter is Psi but that do not count."""
+    mean, kappa = torch.tensor([1.0, -2.0, 0.5]).double(), torch.full((2,), 0.3, dtype=torch.float64)
+    root = torch.from_numpy(np.random.default_rng(9).normal(size=(3, 3)))
+    scale = {"diag": root.square().sum(0), "spherical": root.square().sum()}.get(covariance_type, root.T @ root)
+    around = quadratic_features(root, torch.zeros(3).double(), covariance_type)[:, :-3].sum(0)
+    expected = 0.3 * quadratic_features(mean[None], torch.zeros(3).double(), covariance_type)[0]
+    first, second = prior_moments(mean, kappa, scale, covariance_type)
+    assert_allclose(first, expected[-3:].expand(2, -1), rtol=1e-12, atol=0)
+    share = 2 if covariance_type == "tied" else 1  # both classes have one covariance, and one Psi between them
+    assert_allclose(second, (expected[:-3] + around / share).expand(2, -1), rtol=1e-12, atol=1e-12)
+
+
+def test_exponents_of_the_prior_by_hand():
+    """kappa_0 = 1/2, nu_0 = 7, K = 2, D = 3: 7 + 3 + 1 for the inverse Wishart, 7 + 2 for the inverse gamma, and 1/2 for each mean."""
+    found = {kind: prior_exponent(0.5, 7.0, 2, 3, kind) for kind in COVARIANCE_TYPES}
+    assert found == {"full": 11.5, "tied": 12.0, "diag": 9.5, "spherical": 10.5}
 
 
 def test_symmetric_matrices_from_their_triangles():

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
+from scipy.optimize import minimize_scalar
 from scipy.stats import multivariate_normal
 from sklearn.decomposition import PCA, FactorAnalysis
 
@@ -12,6 +13,7 @@ from unveil.data.batch import Batch, Batches
 from unveil.data.layout import as_rows
 from unveil.emissions.low_rank_gaussian import LowRankGaussian
 from unveil.errors import InputError, ParameterError
+from unveil.kernels.low_rank import diagonal_factors
 from unveil.models.hmm import HMM
 from unveil.models.ppca import PPCA, points_of_equal_moments, streamed_moments
 
@@ -136,6 +138,22 @@ def test_units_of_a_column_do_not_matter_to_factor_analysis(X):
     back *= np.sign((back * plain.components_).sum(1, keepdims=True))  # the largest loading, which is positive, is another one
     assert_allclose(back, plain.components_, rtol=0, atol=1e-6)
     assert_allclose(scaled.score(X * units), plain.score(X) - np.log(units).sum(), rtol=1e-9, atol=0)
+
+
+def test_noise_of_one_feature_after_the_other_is_the_best(X):
+    """Each found by a search, given the loadings, the earlier ones as they have become and the later ones as they were."""
+    covariance, before = np.cov(X.T, ddof=0), np.linspace(0.2, 3.0, 7)
+    given = [torch.from_numpy(each) for each in (covariance, before, np.full(7, 1e-6))]
+    loadings, noise = diagonal_factors(given[0], 2, *given[1:])
+    shared, expected = (loadings @ loadings.T).numpy(), before.copy()
+
+    def loss(value, d):
+        model = shared + np.diag(np.where(np.arange(7) == d, value, expected))
+        return np.linalg.slogdet(model)[1] + np.trace(np.linalg.solve(model, covariance))
+
+    for d in range(7):
+        expected[d] = minimize_scalar(loss, bounds=(1e-6, 50), args=(d,), method="bounded", options={"xatol": 1e-10}).x
+    assert_allclose(noise, expected, rtol=1e-5, atol=2e-6)
 
 
 def test_compressed_data_are_fitted_like_the_data(X):

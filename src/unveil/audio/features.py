@@ -163,7 +163,7 @@ def _standardize(coefficients: Tensor) -> Tensor:
     centered = _center(coefficients)
     scale = centered.square().mean(0).sqrt()
     still = scale <= 1e-9 * (1 + coefficients.abs().amax(0))
-    return torch.where(still, 0.0, centered / torch.where(still, 1.0, scale))
+    return torch.where(still, 0.0, centered / scale)
 
 
 NORMALIZATIONS = {"mean": _center, "variance": _standardize, "none": lambda coefficients: coefficients}

@@ -19,7 +19,7 @@ from unveil.core.history import History
 from unveil.core.model import Imputes, LikelihoodModel
 from unveil.core.storage import read_model, write_model
 from unveil.data.batch import Batch, Batches
-from unveil.data.labels import has_unknown, read_labels
+from unveil.data.labels import has_unknown, read_classes, read_labels
 from unveil.data.layout import (
     Layout,
     as_numeric,
@@ -43,7 +43,8 @@ class Supervision:
     each : {"step", "item"}
         What has one label: each step of a sequence, or each item (point or sequence).
     n_classes : str
-        The constructor parameter that says how many classes there are.
+        The constructor parameter that says how many classes there are; "" where they are those of ``y``, whatever their names, and
+        become ``classes_``.
     only_partial : bool
         Whether labels count only where some are unknown (-1); otherwise ``y`` is ignored, as clustering in scikit-learn does.
     """
@@ -81,6 +82,7 @@ class Estimator(BaseEstimator, ABC):
     history_: History
     n_features_in_: int
     feature_names_in_: np.ndarray
+    classes_: np.ndarray
 
     @abstractmethod
     def build(self, n_features: int) -> LikelihoodModel:
@@ -131,7 +133,9 @@ class Estimator(BaseEstimator, ABC):
 
     @final
     def score(self, X: Any, y: Any = None, *, lengths: Any = None) -> float:
-        """The mean of ``score_samples``: nats per point, or per sequence."""
+        """The mean of ``score_samples``: nats per point, or per sequence. For a classifier with ``y``, the share that it gets right."""
+        if y is not None and hasattr(self, "classes_"):
+            return float(np.mean(self.predict(X) == np.asarray(y)))  # type: ignore[attr-defined]
         values, _ = self._map(X, lengths, self._fitted_model().objective)
         return float(values.mean())
 
@@ -195,6 +199,7 @@ class Estimator(BaseEstimator, ABC):
             "n_features": self.n_features_in_,
             "feature_names": None if names is None else [str(name) for name in names],
             "history": self.history_.to_dict(),
+            "classes": np.asarray(self.classes_).tolist() if hasattr(self, "classes_") else None,
         }
         write_model(path, header, tensors)
 
@@ -209,6 +214,8 @@ class Estimator(BaseEstimator, ABC):
         state = {name.removeprefix("model."): t for name, t in tensors.items() if name.startswith("model.")}
         try:
             estimator = cls(**header["parameters"], **arrays)
+            if header.get("classes") is not None:
+                estimator.classes_ = np.array(header["classes"])
             model = estimator.build(header["n_features"])
             model.load_state_dict(state)
             estimator.history_ = History(**header["history"])
@@ -257,6 +264,11 @@ class Estimator(BaseEstimator, ABC):
         takes = self.supervision
         if takes is None:
             return batches.replace(labels=None)
+        if not takes.n_classes:
+            if y is None:
+                raise InputError(f"{type(self).__name__} requires y to be passed, but the target y is None; give the classes")
+            self.classes_, labels = read_classes(y, batches.n_sequences)
+            return batches.replace(labels=labels)
         if y is None or (takes.only_partial and not has_unknown(y)):
             return batches
         return batches.replace(labels=read_labels(y, batches, getattr(self, takes.n_classes), each=takes.each))

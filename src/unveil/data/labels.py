@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import column_or_1d
 
 from unveil.data.batch import Batches
 from unveil.errors import InputError
@@ -14,6 +16,27 @@ def has_unknown(y: Any) -> bool:
     """Whether ``y`` holds numbers, one of them -1."""
     labels = np.asarray(y)
     return labels.dtype.kind in "iuf" and bool((labels == -1).any())
+
+
+def read_classes(y: Any, n_items: int) -> tuple[np.ndarray, np.ndarray]:
+    """The sorted names of the classes in ``y``, and the number of each item's class; -1 in numeric labels is unknown.
+
+    Raises
+    ------
+    InputError
+        When there are too few or too many labels, or none that is known.
+    """
+    labels = column_or_1d(y, warn=True)
+    if len(labels) != n_items:
+        raise InputError(f"y has {len(labels)} labels for {n_items} items; give one for each, -1 where it is unknown")
+    check_classification_targets(labels)
+    known = labels != -1 if labels.dtype.kind in "iuf" else np.ones(len(labels), dtype=bool)
+    if not known.any():
+        raise InputError("y holds no class that is known: all labels are -1; give some")
+    classes, numbers = np.unique(labels[known], return_inverse=True)
+    found = np.full(n_items, -1)
+    found[known] = numbers
+    return classes, found
 
 
 def read_labels(y: Any, batches: Batches, n_classes: int, *, each: str) -> np.ndarray:

@@ -43,15 +43,17 @@ def normalize(counts: Tensor, previous: Tensor | None = None) -> Tensor:
     return torch.where(total >= smallest, counts / total.clamp_min(smallest), fallback)
 
 
-def restrict_to_labels(log_values: Tensor, labels: Tensor | None) -> Tensor:
+def restrict_to_labels(log_values: Tensor, labels: Tensor | None, classes: Tensor | None = None) -> Tensor:
     """-inf in place of every class but the known one, where it is known: a label is a mask on the posterior, and adds nothing.
 
     Parameters
     ----------
     log_values : Tensor of shape (n, K)
-        Log-densities or joint log-probabilities of the classes.
+        Log-densities or joint log-probabilities of the components.
     labels : Tensor of shape (n,), int64, or None
         The known class of each row; -1 where it is not known.
+    classes : Tensor of shape (K,), int64, optional
+        The class of each component; by default every component is a class.
 
     Examples
     --------
@@ -61,7 +63,7 @@ def restrict_to_labels(log_values: Tensor, labels: Tensor | None) -> Tensor:
     if labels is None:
         return log_values
     labels = labels.to(log_values.device)[:, None]
-    classes = torch.arange(log_values.shape[1], device=log_values.device)
+    classes = torch.arange(log_values.shape[1], device=log_values.device) if classes is None else classes
     return log_values.masked_fill((labels >= 0) & (classes != labels), -torch.inf)
 
 

@@ -141,11 +141,11 @@ def em_from_starts(
                 em, tol=tol, relative=relative, reduce=reduce, evaluate_every=evaluate_every, hard=hard, callbacks=[progress]
             )
         if fitted is not None:
-            shapes, earlier = ({name: tuple(value.shape) for name, value in each.state_dict().items()} for each in (model, fitted))
-            if shapes != earlier:
+            try:
+                model.load_state_dict(fitted.state_dict())
+            except RuntimeError as error:
                 raise ParameterError(
                     "warm_start=True, but the earlier fit has parameters of other shapes; set warm_start=False to start anew"
-                )
-            model.load_state_dict(fitted.state_dict())
+                ) from error
             return learn(model, batches, max_iter=max_iter)
         return with_restarts(learn, model, batches, generator, n_init=n_init, max_iter=max_iter)

@@ -229,7 +229,7 @@ class ChainMixture(HardEMModel, Penalized):
         """Replace what was found by what the user gave."""
         for name, value in self._given.items():
             owner = self if name in ("initial", "transition", "weights") else self.emission
-            getattr(owner, name).copy_(value)
+            owner.get_parameter(name).copy_(value)
 
     # ---- likelihood --------------------------------------------------------------------------------------------------
 

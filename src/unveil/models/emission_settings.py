@@ -29,7 +29,7 @@ def _check_emission(name: str, value: Any) -> None:
 
 
 def _check_prior(name: str, value: Any) -> None:
-    pair = isinstance(value, tuple) and len(value) == 2
+    pair = isinstance(value, (tuple, list)) and len(value) == 2
     known = value is None or (isinstance(value, str) and value == "conjugate") or isinstance(value, (NormalInverseWishart, Mapping))
     number = isinstance(value, Real) and not isinstance(value, bool) and value >= 1
     if not (known or pair or number):
@@ -104,7 +104,10 @@ def _known(given: dict[str, Any], emission: Emission) -> dict[str, Any]:
 def _by_name(values: Any, emission: Emission) -> dict[str, Tensor]:
     if not isinstance(values, Mapping):
         raise ParameterError(f"emission_init={values!r}: expected a dict of the emission's parameters by their names")
-    return {
-        name: as_shape(f"emission_init[{name!r}]", value, _named(emission)[name].shape)
-        for name, value in _known(dict(values), emission).items()
-    }
+    given = {}
+    for name, value in _known(dict(values), emission).items():
+        shape = _named(emission)[name].shape
+        if 0 in shape:
+            raise ParameterError(f"emission_init[{name!r}] needs the number of categories; use partial(Categorical, n_categories=...)")
+        given[name] = as_shape(f"emission_init[{name!r}]", value, shape)
+    return given

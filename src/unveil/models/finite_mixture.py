@@ -13,7 +13,15 @@ from unveil.core.statistics import ModelStatistics, Statistics
 from unveil.data.batch import Batch, Batches
 from unveil.errors import InputError
 from unveil.kernels.simplex import normalize, normalize_log_, one_hot, restrict_to_labels
-from unveil.models.starts import CENTER_SAMPLE, START_SAMPLE, assign_at_random, assign_by_seeds, assign_steps, fill_missing
+from unveil.models.starts import (
+    CENTER_SAMPLE,
+    START_SAMPLE,
+    assign_at_random,
+    assign_by_seeds,
+    assign_steps,
+    assign_within_classes,
+    fill_missing,
+)
 
 
 @dataclass(frozen=True)
@@ -58,6 +66,8 @@ class Mixture(HardEMModel, Penalized):
         Starting values that replace the ones found: ``weights``, and parameters of the emission by their names.
     weights_prior : float
         Concentration of a symmetric Dirichlet prior of the weights; 1 is flat.
+    classes : Tensor of shape (K,), int64, optional
+        Of which class each component is, where labels name classes of several components: 0, 0, 1, 1 for two in each of two.
     """
 
     def __init__(
@@ -66,8 +76,10 @@ class Mixture(HardEMModel, Penalized):
         init_params: str = "kmeans",
         given: dict[str, Tensor] | None = None,
         weights_prior: float = 1.0,
+        classes: Tensor | None = None,
     ):
         super().__init__()
+        self._classes = classes
         self._weights_prior = weights_prior
         self.emission = emission
         self.weights = nn.Parameter(torch.full((emission.n_components,), 1 / emission.n_components, dtype=torch.float64))
@@ -95,6 +107,8 @@ class Mixture(HardEMModel, Penalized):
     def _assign(self, values: Tensor, weights: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
         """First responsibilities, which keep to the labels that are known."""
         n_components = self.emission.n_components
+        if self._classes is not None:
+            return assign_within_classes(values, weights, labels, self._classes, generator)
         if self._init_params == "kmeans" or (labels >= 0).any():
             return assign_steps(values, weights, labels, n_components, generator)
         if self._init_params == "random":
@@ -107,7 +121,12 @@ class Mixture(HardEMModel, Penalized):
         """Replace what was found by what the user gave."""
         for name, value in self._given.items():
             owner = self if name == "weights" else self.emission
-            getattr(owner, name).copy_(value)
+            owner.get_parameter(name).copy_(value)
+
+    @property
+    def classes(self) -> Tensor:
+        """The class of each component, of shape (K,)."""
+        return torch.arange(self.emission.n_components) if self._classes is None else self._classes
 
     def objective(self, batch: Batch) -> Tensor:
         """log p(x) = log sum_k pi_k p(x | z = k)."""
@@ -115,13 +134,15 @@ class Mixture(HardEMModel, Penalized):
 
     def _log_joint(self, batch: Batch) -> Tensor:
         log_joint = self.emission.log_density(self.emission.features(batch.values)) + self.weights.log()
-        return restrict_to_labels(log_joint, batch.labels)
+        return restrict_to_labels(log_joint, batch.labels, self._classes)
 
     @torch.no_grad()
     def expect(self, batch: Batch, *, evaluate: bool = True) -> MixtureStatistics:
         """r_nk = pi_k p(x_n | k) / p(x_n), and the moments under r; nothing of size n outlives the batch."""
         features = self.emission.features(batch.values)
-        responsibilities = restrict_to_labels(self.emission.log_density(features).add_(self.weights.log()), batch.labels)
+        responsibilities = restrict_to_labels(
+            self.emission.log_density(features).add_(self.weights.log()), batch.labels, self._classes
+        )
         log_likelihood = normalize_log_(responsibilities)
         return self._statistics(batch, features, log_likelihood, responsibilities)
 
@@ -129,7 +150,7 @@ class Mixture(HardEMModel, Penalized):
     def assign(self, batch: Batch) -> MixtureStatistics:
         """Every point wholly to its most probable component: classification EM."""
         features = self.emission.features(batch.values)
-        log_joint = restrict_to_labels(self.emission.log_density(features) + self.weights.log(), batch.labels)
+        log_joint = restrict_to_labels(self.emission.log_density(features) + self.weights.log(), batch.labels, self._classes)
         best, component = log_joint.max(1)
         return self._statistics(batch, features, best, one_hot(component, self.emission.n_components))
 

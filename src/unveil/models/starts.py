@@ -41,6 +41,21 @@ def assign_steps(values: Tensor, weights: Tensor, known: Tensor | None, n_classe
     return found
 
 
+def assign_within_classes(values: Tensor, weights: Tensor, known: Tensor, classes: Tensor, generator: torch.Generator) -> Tensor:
+    """Responsibilities (n, K) of components that belong to ``classes`` (K,): first the classes, then each one's components."""
+    n_classes = int(classes.max()) + 1
+    of_class = assign_steps(values, weights, known, n_classes, generator) > 0
+    responsibilities = values.new_zeros(len(values), len(classes))
+    for c in range(n_classes):
+        inside, components = of_class[:, c], (classes == c).nonzero()[:, 0]
+        if len(components) == 1 or inside.sum() < len(components):
+            found = (weights[inside] / len(components))[:, None].expand(-1, len(components))
+        else:
+            found = assign_by_kmeans(values[inside], weights[inside], len(components), generator)
+        responsibilities[inside.nonzero()[:, 0, None], components] = found
+    return responsibilities
+
+
 def relabelled(responsibilities: Tensor, known: Tensor) -> Tensor:
     """The same responsibilities with classes in the order that agrees best with the known ones (n,)."""
     certain = known >= 0
