@@ -16,6 +16,7 @@ LAYERS = (
     "emissions",
     "nn",
     "models",
+    "selection",
     "audio",
     "report",
     "experiments",

@@ -24,7 +24,9 @@ MODULES = sorted(SOURCE.rglob("*.py"))
 PROMISED = {
     *("Batch", "Batches", "GaussianHMM", "GaussianMixture", "MixtureOfHMMs", "NMF", "Separator", "__version__", "adjusted_rand"),
     *("bss_eval", "clustering_accuracy", "datasets", "errors", "load", "metrics", "open_batches", "read_audio", "report"),
-    *("separate", "si_sdr", "write_audio"),
+    *("separate", "si_sdr", "write_audio", "select", "align_states", "permute_states", "mfcc"),
+    *("HMM", "MixtureModel", "GaussianMixtureClassifier", "PPCA", "MixtureOfPPCA", "LinearDynamicalSystem"),
+    *("Emission", "Gaussian", "NormalInverseWishart", "Categorical", "Bernoulli", "Poisson", "Product", "GaussianMixtureEmission"),
 }
 HEAVY = ("torch", "numpy", "scipy", "sklearn", "numba", "matplotlib", "soundfile")
 TRIES = 12

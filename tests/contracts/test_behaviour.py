@@ -29,6 +29,8 @@ def test_same_seed_same_parameters_bit_for_bit(case, tools):
 
 def test_another_seed_another_start(case, tools):
     X = case.data()
+    if "n_init" not in case.new().get_params():
+        return  # it is learned in closed form, or from one start that the data gives
     fits = [tools.numbers_of(case.new(random_state=seed, max_iter=1).fit(X).model_) for seed in range(6)]
     assert any(not np.array_equal(fits[0][name], fit[name]) for fit in fits[1:] for name in fit)
 
@@ -312,7 +314,8 @@ def test_warm_start_goes_on(case, tools):
     stepwise = case.new(max_iter=3, warm_start=True, **one_start).fit(X)
     halfway = stepwise.score(X)
     stepwise.fit(X)
-    assert stepwise.score(X) > halfway
+    gained = stepwise.score(X) - halfway
+    assert gained > 0 or (not one_start and gained > -1e-9 * abs(halfway))  # a closed form has nothing left to gain
     if not hasattr(stepwise, "transform"):  # activations of items are found anew
         for name, expected in tools.numbers_of(straight.model_).items():
             assert_allclose(tools.numbers_of(stepwise.model_)[name], expected, rtol=1e-9, atol=1e-12, err_msg=name)

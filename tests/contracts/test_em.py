@@ -9,6 +9,7 @@ import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from threadpoolctl import ThreadpoolController
 
+from unveil.core.model import log_prior_of
 from unveil.learn.em import em
 
 
@@ -36,7 +37,8 @@ def no_step_lowers(variant, setting):
     assert len(objective) == 40
     steps = np.diff(objective)
     assert (steps >= -1e-9 * np.abs(objective[:-1])).all(), steps.min()
-    assert objective[-1] > objective[0]
+    from_one_start = "n_init" not in variant.new().get_params()
+    assert objective[-1] > objective[0] or (from_one_start and objective[-1] >= objective[0] - 1e-9 * abs(objective[0]))
 
 
 @pytest.mark.parametrize("setting", [ORDINARY, SMALL, LARGE], ids=["ordinary", "small", "large"])
@@ -53,7 +55,7 @@ def test_objective_of_the_history_is_the_objective_of_the_model(free_variant):
     variant = free_variant
     batches = variant.batches()
     model = variant.started(batches)
-    before = sum(float(model.objective(batch).detach().sum()) for batch in batches) / batches.n_steps
+    before = (sum(float(model.objective(batch).detach().sum()) for batch in batches) + log_prior_of(model)) / batches.n_steps
     assert_allclose(run(model, batches, 1).objective[0], before, rtol=1e-12, atol=0)
 
 
@@ -146,23 +148,28 @@ def test_order_of_the_items_does_not_matter(variant, tools):
 
 def permuted(model, state):
     """The state of the same model with its latent classes in another order."""
-    kind = type(model).__name__
+    kind, states = type(model).__name__, None
     if kind in ("Mixture", "Factorization"):
-        order = [2, 0, 1]
-        names = ("weights", "components", "mean_activation", "emission.means", "emission.covariances")
-        chosen = dict.fromkeys(names, order)
-        states = None
+        n_classes = len(state["weights"] if kind == "Mixture" else state["components"])
+        if n_classes == 1:
+            pytest.skip("one class has one order")
+        densities = np.roll(np.arange(n_classes), 1)
+        chosen = dict.fromkeys(("weights", "components", "mean_activation"), densities)
     elif kind == "ChainMixture":
+        if model.structure.groups is not None or not model.structure.allowed.all():
+            pytest.skip("its states have an order")
         chains, states = list(range(model.n_chains))[::-1], [2, 0, 1]
-        densities = [model.n_states * c + m for c in chains for m in states]
-        chosen = {"weights": chains, "initial": chains, "transition": chains}
-        chosen |= {"emission.means": densities, "emission.covariances": densities}
+        densities = np.array([model.n_states * c + m for c in chains for m in states])
+        chosen = dict.fromkeys(("weights", "initial", "transition"), chains)
     else:
         pytest.skip(f"no permutation of the latent classes of a {kind} is written here")
     made = {}
     for name, value in state.items():
-        tied = name == "emission.covariances" and model.emission.covariance_type == "tied"
-        made[name] = value[chosen[name]] if name in chosen and not tied else value
+        each = value.shape[0] // len(densities) if name.startswith("emission.") and value.ndim else 0
+        if each and value.shape[0] % len(densities) == 0 and not name.endswith(("center", "tied")):
+            made[name] = value[(densities[:, None] * each + np.arange(each)).ravel()]
+        else:
+            made[name] = value[chosen[name]] if name in chosen else value
     if states is not None:
         made["initial"] = made["initial"][:, states]
         made["transition"] = made["transition"][:, states][:, :, states]

@@ -605,7 +605,7 @@ def test_available_tells_where_everything_is(tmp_path, monkeypatch, cache):
     (tmp_path / "data" / "librispeech").mkdir()
     monkeypatch.setenv("UNVEIL_DATA", str(tmp_path / "data"))
     found = {entry.name: entry for entry in datasets.available()}
-    assert set(found) == {"notes", "pendigits", "instruments", "librispeech", "spoken_digits", "mnist", "polymusic"}
+    assert set(found) == {"notes", "pendigits", "instruments", "librispeech", "spoken_digits", "mnist", "penguins", "polymusic"}
     assert (found["notes"].status, found["notes"].folder.name) == ("packaged", "notes")
     assert found["mnist"][2:] == ("local", tmp_path / "data" / "mnist")
     assert found["pendigits"][2:] == ("cached", cache / "pendigits")

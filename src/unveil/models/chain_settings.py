@@ -19,6 +19,8 @@ BLOCKS = ("weights", "startprob", "transmat", "emission")
 
 
 def _check_fixed(name: str, value: Any) -> None:
+    if value is None:
+        return
     if not isinstance(value, (tuple, list, set, frozenset)) or not set(map(str, value)) <= set(BLOCKS):
         raise ParameterError(f"{name}={value!r}: expected some of {', '.join(map(repr, BLOCKS))} in a tuple")
 
@@ -91,7 +93,7 @@ def _structure(estimator: Any, given: dict[str, Tensor], groups: Tensor | None) 
         starts,
         allowed,
         held,
-        frozenset(estimator.fixed),
+        frozenset(estimator.fixed or ()),
         groups,
         forwards=isinstance(estimator.transitions, str) and estimator.transitions in ("left-right", "bakis"),
         startprob_prior=float(estimator.startprob_prior),

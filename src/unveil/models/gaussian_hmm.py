@@ -54,7 +54,7 @@ class GaussianHMM(HiddenStatesMixin, CriteriaMixin, PartialFitMixin, Estimator):
     means_init : array of shape (M, D), optional
     covariances_init : array, shaped as ``covariances_``, optional
         Starting values that replace the ones found.
-    fixed : tuple of {"startprob", "transmat", "emission"}
+    fixed : tuple of {"startprob", "transmat", "emission"}, optional
         What stays as it starts.
     fixed_transitions : array of bool of shape (M, M), optional
         Single entries of ``transmat_init`` that stay as they are.
@@ -122,7 +122,7 @@ class GaussianHMM(HiddenStatesMixin, CriteriaMixin, PartialFitMixin, Estimator):
         transmat_init: Any = None,
         means_init: Any = None,
         covariances_init: Any = None,
-        fixed: Any = (),
+        fixed: Any = None,
         fixed_transitions: Any = None,
         tied_states: Any = None,
         startprob_prior: float = 1.0,

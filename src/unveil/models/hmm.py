@@ -52,7 +52,7 @@ class HMM(HiddenStatesMixin, CriteriaMixin, PartialFitMixin, Estimator):
     transmat_init : array of shape (M, M), optional
     emission_init : dict of str to array, optional
         Starting values that replace the ones found; those of the emission by the names of its parameters.
-    fixed : tuple of {"startprob", "transmat", "emission"}
+    fixed : tuple of {"startprob", "transmat", "emission"}, optional
         What stays as it starts.
     fixed_transitions : array of bool of shape (M, M), optional
         Single entries of ``transmat_init`` that stay as they are.
@@ -122,7 +122,7 @@ class HMM(HiddenStatesMixin, CriteriaMixin, PartialFitMixin, Estimator):
         startprob_init: Any = None,
         transmat_init: Any = None,
         emission_init: Any = None,
-        fixed: Any = (),
+        fixed: Any = None,
         fixed_transitions: Any = None,
         tied_states: Any = None,
         startprob_prior: float = 1.0,

@@ -100,7 +100,7 @@ class MixtureModel(ClusterMixin, ImputeMixin, CriteriaMixin, PartialFitMixin, Es
 
     def __init__(
         self,
-        n_components: int = 2,
+        n_components: int = 1,
         *,
         emission: Any = "gaussian",
         covariance_type: str = "full",

@@ -113,7 +113,7 @@ class MixtureOfHMMs(ClusterMixin, CriteriaMixin, PartialFitMixin, Estimator):
         transmat_init: Any = None,
         means_init: Any = None,
         covariances_init: Any = None,
-        fixed: Any = (),
+        fixed: Any = None,
         fixed_transitions: Any = None,
         tied_states: Any = None,
         startprob_prior: float = 1.0,
