@@ -85,7 +85,11 @@ def chain_data(n: int, length: int, d: int, m: int) -> dict:
     return {"X": X, "lengths": [length] * n, "transition": transition, "means": X[rng.choice(n * length, m)]}
 
 
-def chain_unveil(steps: int) -> Callable[[dict], Work]:
+def covariances_of(covariance_type: str, m: int, d: int) -> np.ndarray:
+    return np.stack([np.eye(d)] * m) if covariance_type == "full" else np.ones((m, d))
+
+
+def chain_unveil(steps: int, covariance_type: str = "diag") -> Callable[[dict], Work]:
     def prepare(data: dict) -> Work:
         from unveil import GaussianHMM
 
@@ -95,7 +99,8 @@ def chain_unveil(steps: int) -> Callable[[dict], Work]:
             "startprob_init": np.full(m, 1 / m),
             "transmat_init": data["transition"],
             "means_init": data["means"],
-            "covariances_init": np.ones((m, d)),
+            "covariance_type": covariance_type,
+            "covariances_init": covariances_of(covariance_type, m, d),
             "reg_covar": 1e-3,
             "tol": 0.0,
             "random_state": 0,
@@ -110,7 +115,7 @@ def chain_unveil(steps: int) -> Callable[[dict], Work]:
     return prepare
 
 
-def chain_hmmlearn(implementation: str, steps: int) -> Callable[[dict], Work]:
+def chain_hmmlearn(implementation: str, steps: int, covariance_type: str = "diag") -> Callable[[dict], Work]:
     def prepare(data: dict) -> Work:
         from hmmlearn.hmm import GaussianHMM
 
@@ -118,13 +123,40 @@ def chain_hmmlearn(implementation: str, steps: int) -> Callable[[dict], Work]:
 
         def work() -> None:
             hmm = GaussianHMM(
-                m, "diag", n_iter=steps, tol=-np.inf, init_params="", implementation=implementation,
+                m, covariance_type, n_iter=steps, tol=-np.inf, init_params="", implementation=implementation,
                 min_covar=1e-3, covars_prior=0, covars_weight=0,
             )  # fmt: skip
             hmm.startprob_, hmm.transmat_ = np.full(m, 1 / m), data["transition"]
-            hmm.means_, hmm.covars_ = data["means"], np.ones((m, d))
+            hmm.means_, hmm.covars_ = data["means"], covariances_of(covariance_type, m, d)
             data["fitted"] = hmm.fit(data["X"], data["lengths"])
 
+        return work
+
+    return prepare
+
+
+def chain_dynamax(steps: int) -> Callable[[dict], Work]:
+    """Full covariances, with its own weak prior, in float64; its first fit, which compiles, is not counted."""
+
+    def prepare(data: dict) -> Work:
+        import jax
+
+        jax.config.update("jax_enable_x64", True)
+        from dynamax.hidden_markov_model import GaussianHMM
+
+        m, d = data["means"].shape
+        emissions = jax.numpy.asarray(data["X"].reshape(len(data["lengths"]), -1, d))
+
+        def work() -> None:
+            hmm = GaussianHMM(m, d)
+            parameters, properties = hmm.initialize(
+                initial_probs=np.full(m, 1 / m), transition_matrix=data["transition"], emission_means=data["means"],
+                emission_covariances=covariances_of("full", m, d),
+            )  # fmt: skip
+            _, log_posteriors = hmm.fit_em(parameters, properties, emissions, num_iters=steps, verbose=False)
+            data["fitted"] = float(log_posteriors[-1]) / len(data["X"])
+
+        work()
         return work
 
     return prepare
@@ -133,6 +165,8 @@ def chain_hmmlearn(implementation: str, steps: int) -> Callable[[dict], Work]:
 def chain_score(data: dict) -> float:
     """The log-likelihood of all steps, per step, by whichever library fitted."""
     fitted = data["fitted"]
+    if isinstance(fitted, float):  # the log-posterior before the last step, from dynamax
+        return fitted
     if hasattr(fitted, "transmat_") and hasattr(fitted, "score_samples") and hasattr(fitted, "history_"):
         return float(fitted.score_samples(data["X"], lengths=data["lengths"]).sum()) / len(data["X"])
     return float(fitted.score(data["X"], data["lengths"])) / len(data["X"])
@@ -150,6 +184,67 @@ def chain_case(n: int, length: int, d: int, m: int, goal: dict[str, float], step
         steps,
         goal,
     )
+
+
+# ---- hidden Markov model of symbols ----------------------------------------------------------------------------------
+
+
+def symbol_data(n: int = 1000, length: int = 200, s: int = 50, m: int = 16) -> dict:
+    rng = np.random.default_rng(0)
+    table, states = rng.dirichlet(np.full(s, 0.2), size=m), np.zeros(n * length, dtype=int)
+    jumps = rng.integers(1, 4, size=n * length)
+    for t in range(1, n * length):
+        states[t] = (states[t - 1] + jumps[t]) % m
+    cumulative = table.cumsum(1)
+    symbols = (rng.random(n * length)[:, None] > cumulative[states]).sum(1).clip(max=s - 1)
+    return {
+        "X": symbols[:, None],
+        "lengths": [length] * n,
+        "transition": rng.dirichlet(np.ones(m) * 5, size=m),
+        "table": rng.dirichlet(np.ones(s), size=m),
+    }
+
+
+def symbols_unveil(steps: int) -> Callable[[dict], Work]:
+    def prepare(data: dict) -> Work:
+        from functools import partial
+
+        from unveil import HMM, Categorical
+
+        m, s = data["table"].shape
+        settings = {
+            "n_states": m,
+            "emission": partial(Categorical, n_categories=s),
+            "startprob_init": np.full(m, 1 / m),
+            "transmat_init": data["transition"],
+            "emission_init": {"probabilities": data["table"][:, None, :]},
+            "tol": 0.0,
+            "random_state": 0,
+        }
+        HMM(**settings, max_iter=1).fit(data["X"][:10_000], lengths=[200] * 50)
+
+        def work() -> None:
+            data["fitted"] = HMM(**settings, max_iter=steps).fit(data["X"], lengths=data["lengths"])
+
+        return work
+
+    return prepare
+
+
+def symbols_hmmlearn(implementation: str, steps: int) -> Callable[[dict], Work]:
+    def prepare(data: dict) -> Work:
+        from hmmlearn.hmm import CategoricalHMM
+
+        m, s = data["table"].shape
+
+        def work() -> None:
+            hmm = CategoricalHMM(m, n_iter=steps, tol=-np.inf, init_params="", implementation=implementation, n_features=s)
+            hmm.startprob_, hmm.transmat_, hmm.emissionprob_ = np.full(m, 1 / m), data["transition"], data["table"]
+            data["fitted"] = hmm.fit(data["X"], data["lengths"])
+
+        return work
+
+    return prepare
 
 
 # ---- non-negative matrix factorisation -----------------------------------------------------------------------------
@@ -268,6 +363,28 @@ CASES: dict[str, Case] = {
     "hmm-8": chain_case(200, 500, 12, 8, {"hmmlearn scaling": 5, "hmmlearn log": 18}),
     "hmm-32": chain_case(200, 500, 12, 32, {"hmmlearn scaling": 8, "hmmlearn log": 40}, steps=5),
     "hmm-long": chain_case(1, 100_000, 4, 8, {"hmmlearn scaling": 2.5}),
+    "hmm-full": Case(
+        "Gaussian HMM full, 200 x 500, D=12, M=8",
+        lambda: chain_data(200, 500, 12, 8) | {"score": chain_score},
+        {
+            "unveil": chain_unveil(5, "full"),
+            "hmmlearn scaling": chain_hmmlearn("scaling", 5, "full"),
+            "dynamax": chain_dynamax(5),
+        },
+        5,
+        {"hmmlearn scaling": 10, "dynamax": 1},
+    ),
+    "hmm-categorical": Case(
+        "Categorical HMM, 1000 x 200, 50 symbols, M=16",
+        lambda: symbol_data() | {"score": chain_score},
+        {
+            "unveil": symbols_unveil(5),
+            "hmmlearn scaling": symbols_hmmlearn("scaling", 5),
+            "hmmlearn log": symbols_hmmlearn("log", 5),
+        },
+        5,
+        {"hmmlearn scaling": 3, "hmmlearn log": 15},
+    ),
     "nmf": Case(
         "NMF, Kullback-Leibler, 513 x 2000, rank 40",
         spectra,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 from unveil import __version__
-from unveil.cli import datasets, models, sound
+from unveil.cli import datasets, experiments, inference, models, sound
 
 app = typer.Typer(
     help="Generative models with latent variables, for sequences and sound: cluster, separate, generate.",
@@ -34,11 +34,17 @@ for command in (
     sound.evaluate,
     models.cluster,
     models.fit,
-    models.predict,
-    models.score,
-    models.sample,
+    models.select,
+    inference.predict,
+    inference.score,
+    inference.sample,
+    inference.transform,
+    inference.impute,
+    inference.filter,
+    inference.forecast,
     models.report,
     models.models,
+    experiments.reproduce,
 ):
     app.command()(command)
 app.add_typer(datasets.app, name="data")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import typer
 
-from unveil.cli.output import JSON_OPTION, print_json, print_table
+from unveil.cli.arguments import JSON_OPTION
+from unveil.cli.output import print_json, print_table
 
 app = typer.Typer(help="List the known data sets, or fetch one.", invoke_without_command=True)
 

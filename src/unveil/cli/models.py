@@ -1,24 +1,17 @@
-"""Commands about models: cluster, fit, predict, score, sample, report, models."""
+"""Commands that learn models and look at them: cluster, fit, select, report, models."""
 
 from __future__ import annotations
 
-import ast
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import typer
 
-from unveil.cli.output import JSON_OPTION, check_outputs, command_line, print_json, print_table
-from unveil.errors import InputError, ParameterError
+from unveil.cli.arguments import DATA, JSON_OPTION, LABELS, MODEL_NAME, MOST_SEED, SAMPLE_RATE, SETTINGS
+from unveil.cli.output import check_outputs, command_line, print_json, print_table, write_numbers
+from unveil.cli.settings import make_estimator, read_grid, read_labels
 
-if TYPE_CHECKING:
-    from unveil.core.estimator import Estimator
-
-MOST_SEED = 2**32 - 1
-DATA = typer.Argument(..., help="A file (.npy, .npz, .parquet, .csv, sound) or a folder of them.", show_default=False)
-MODEL_FILE = typer.Argument(..., help="A model that `unveil fit` or `save` wrote.", show_default=False)
-SETTINGS = typer.Option([], "--set", metavar="KEY=VALUE", help="A setting of the model; can be repeated.")
-SAMPLE_RATE = typer.Option(16000, "--sample-rate", min=100, help="To which sound is resampled, in hertz.")
+VERBS = ("predict", "transform", "impute", "forecast", "explain", "sample")
 
 
 def cluster(
@@ -41,7 +34,6 @@ def cluster(
     import numpy as np
 
     from unveil.data.streams import open_batches
-    from unveil.models import discover
     from unveil.report import model_report
 
     batches = open_batches(data, sample_rate=sample_rate)
@@ -49,12 +41,11 @@ def cluster(
     by_sequence = batches.n_sequences > 1 and not points
     common: dict[str, Any] = {"n_init": starts, "random_state": seed, "verbose": int(not json)}
     if by_sequence:
-        chosen = _settings("MixtureOfHMMs", settings)
-        estimator = discover()["MixtureOfHMMs"](**(common | {"n_clusters": clusters, "n_states": states} | chosen))
+        estimator = make_estimator("MixtureOfHMMs", settings, n_clusters=clusters, n_states=states, **common)
     else:
-        estimator = discover()["GaussianMixture"](**(common | {"n_components": clusters} | _settings("GaussianMixture", settings)))
+        estimator = make_estimator("GaussianMixture", settings, n_components=clusters, **common)
     labels = estimator.fit_predict(batches)  # type: ignore[attr-defined]
-    _write_labels(out / "labels.csv", labels)
+    write_numbers(out / "labels.csv", labels)
     estimator.save(out / "model.unveil")
     model_report(out / "report.html", estimator, batches, command=command_line())
     sizes = np.bincount(labels, minlength=clusters).tolist()
@@ -67,10 +58,11 @@ def cluster(
 
 
 def fit(
-    model: str = typer.Argument(..., help="An estimator; `unveil models` lists them.", show_default=False),
+    model: str = MODEL_NAME,
     data: Path = DATA,
     out: Path = typer.Option(..., "--out", "-o", help="Where to save the fitted model.", show_default=False),
     settings: list[str] = SETTINGS,
+    labels: Path | None = LABELS,
     page: Path | None = typer.Option(None, "--report", help="Also write a page about the result, an .html file."),
     sample_rate: int = SAMPLE_RATE,
     json: bool = JSON_OPTION,
@@ -79,10 +71,11 @@ def fit(
     from unveil.data.streams import open_batches
     from unveil.report import model_report
 
-    estimator = _estimator(model, settings, verbose=int(not json))
+    estimator = make_estimator(model, settings, verbose=int(not json))
+    known = read_labels(labels, estimator) if labels else None
     batches = open_batches(data, sample_rate=sample_rate)
-    check_outputs([out, page] if page else [out], [data])
-    estimator.fit(batches)
+    check_outputs([out, page] if page else [out], [data, labels] if labels else [data])
+    estimator.fit(batches, known)
     estimator.save(out)
     if page:
         model_report(page, estimator, batches, command=command_line())
@@ -105,68 +98,45 @@ def fit(
         )
 
 
-def predict(
-    model: Path = MODEL_FILE,
+def select(
+    model: str = MODEL_NAME,
     data: Path = DATA,
-    out: Path | None = typer.Option(None, "--out", "-o", help="A .npy or .csv file; by default standard output."),
-    states: bool = typer.Option(False, "--states", help="For a mixture of HMMs: paths of states instead of clusters."),
-    probabilities: bool = typer.Option(False, "--proba", help="Probabilities instead of the most probable."),
-    sample_rate: int = SAMPLE_RATE,
-) -> None:
-    """The cluster or state of each item, one in a line."""
-    from unveil.data.streams import open_batches
-
-    estimator = _load(model)
-    verb, what = (
-        ("predict_states", "paths of states")
-        if states
-        else ("predict_proba", "probabilities")
-        if probabilities
-        else ("predict", "clusters or states")
-    )
-    if not hasattr(estimator, verb):
-        raise InputError(f"{model}: holds {type(estimator).__name__}, which has no {what}; use another model, or `unveil score`")
-    if out:
-        check_outputs([out], [model, data])
-    result = getattr(estimator, verb)(open_batches(data, sample_rate=sample_rate))
-    _write_labels(out, result)
-
-
-def score(
-    model: Path = MODEL_FILE,
-    data: Path = DATA,
-    each: bool = typer.Option(False, "--each", help="Every item's score, one in a line."),
+    grid: list[str] = typer.Option(
+        ..., "--grid", metavar="KEY=VALUES", help="Values to try: 1:8 is 1 to 8, or a list diag,full. Can be repeated."
+    ),
+    criterion: str = typer.Option("bic", "--criterion", help="What to choose by: bic, aic, icl, or cv (held-out likelihood)."),
+    folds: int = typer.Option(5, "--folds", min=2, help="For cv: parts of the data that are held out in turn."),
+    out: Path | None = typer.Option(None, "--out", "-o", help="Folder for table.csv, the best model and report.html."),
+    settings: list[str] = SETTINGS,
+    labels: Path | None = LABELS,
     sample_rate: int = SAMPLE_RATE,
     json: bool = JSON_OPTION,
 ) -> None:
-    """The mean log-likelihood of data, in nats for each point or sequence."""
+    """Fit a model with every combination of some settings, and choose the best."""
+    from unveil.core.constraints import choice
     from unveil.data.streams import open_batches
+    from unveil.report.selection import selection_report
+    from unveil.selection import select as compare
+    from unveil.selection.search import CRITERIA
 
-    scores = _load(model).score_samples(open_batches(data, sample_rate=sample_rate))
+    choice(*CRITERIA)("--criterion", criterion)
+    estimator, values = make_estimator(model, settings), read_grid(model, grid)
+    known = read_labels(labels, estimator) if labels else None
+    batches = open_batches(data, sample_rate=sample_rate)
+    if out:
+        used = [data, labels] if labels else [data]
+        check_outputs([out / name for name in ("table.csv", "model.unveil", "report.html")], used)
+    found = compare(estimator, batches, values, criterion=criterion, y=known, cv=folds, verbose=int(not json))
+    if out:
+        found.to_csv(out / "table.csv")
+        found.best_estimator.save(out / "model.unveil")
+        selection_report(out / "report.html", found, command=command_line())
     if json:
-        print_json({"score": float(scores.mean()), "n_items": len(scores)} | ({"scores": scores} if each else {}))
-    elif each:
-        _write_labels(None, scores)
-    else:
-        typer.echo(f"{scores.mean():.6f} nats per item, {len(scores)} items")
-
-
-def sample(
-    model: Path = MODEL_FILE,
-    out: Path = typer.Option(..., "--out", "-o", help="A .npy file, or .csv for points.", show_default=False),
-    n_samples: int = typer.Option(100, "--number", "-n", min=1, help="How many points or sequences."),
-    length: int = typer.Option(100, "--length", min=1, help="The length of each sequence."),
-    seed: int | None = typer.Option(None, "--seed", min=0, max=MOST_SEED, help="Makes the result repeatable."),
-) -> None:
-    """Draw points or sequences from a model."""
-    estimator = _load(model)
-    check_outputs([out], [model])
-    sequences = estimator.items == "sequences"
-    if sequences and out.suffix != ".npy":
-        raise ParameterError(f"--out {out}: sequences do not fit a flat table; choose a name that ends in .npy")
-    values, _ = estimator.sample(n_samples, length=length if sequences else 1, random_state=seed)
-    _write_labels(out, values)
-    typer.echo(f"Wrote {n_samples} {'sequences of ' + str(length) + ' steps' if sequences else 'points'} to {out}")
+        print_json({"criterion": criterion, "best": found.best_params, "table": found.table, "folder": out})
+        return
+    typer.echo(str(found))
+    if out:
+        typer.echo(f"Wrote table.csv, model.unveil and report.html to {out}")
 
 
 def report(
@@ -177,10 +147,11 @@ def report(
 ) -> None:
     """Write a page about a saved model."""
     from unveil.data.streams import open_batches
+    from unveil.models import load
     from unveil.report import model_report
 
     file = run / "model.unveil" if run.is_dir() else run
-    estimator = _load(file)
+    estimator = load(file)
     target = out or file.with_suffix(".html")
     check_outputs([target], [file] if data is None else [file, data])
     model_report(target, estimator, None if data is None else open_batches(data, sample_rate=sample_rate), command=command_line())
@@ -194,67 +165,9 @@ def models(json: bool = JSON_OPTION) -> None:
     rows = []
     for name, estimator in discover().items():
         summary = (estimator.__doc__ or "").strip().splitlines()[0]
-        verbs = [verb for verb in ("predict", "transform", "explain", "sample") if hasattr(estimator, verb)]
+        verbs = [verb for verb in VERBS if hasattr(estimator, verb)]
         rows.append({"name": name, "items": estimator.items, "verbs": verbs, "summary": summary})
     if json:
         print_json(rows)
     else:
         print_table(["model", "of", "can", "what"], [[r["name"], r["items"], ", ".join(r["verbs"]), r["summary"]] for r in rows])
-
-
-def _estimator(name: str, settings: list[str], **defaults: Any) -> Estimator:
-    from unveil.models import discover
-
-    chosen = _settings(name, settings)
-    return discover()[name](**(defaults | chosen))
-
-
-def _settings(name: str, settings: list[str]) -> dict[str, Any]:
-    """Constructor parameters from KEY=VALUE texts, after making sure that the model has them."""
-    from unveil.models import discover
-
-    if name not in discover():
-        raise ParameterError(f"no model {name!r}; there are {', '.join(discover())}")
-    known = discover()[name]._get_param_names()
-    chosen = {}
-    for setting in settings:
-        key, equals, text = setting.partition("=")
-        if not equals:
-            raise ParameterError(f"--set {setting}: expected KEY=VALUE, such as --set n_init=10")
-        if key not in known:
-            raise ParameterError(f"{name} has no setting {key!r}; it has {', '.join(known)}")
-        try:
-            chosen[key] = ast.literal_eval(text)
-        except (ValueError, SyntaxError):
-            chosen[key] = text
-    return chosen
-
-
-def _load(path: Path) -> Estimator:
-    from unveil.models import load
-
-    return load(path)
-
-
-def _write_labels(path: Path | None, values: Any) -> None:
-    """Write numbers as .npy, or as text with a row on each line; to standard output where there is no path."""
-    import sys
-
-    import numpy as np
-
-    from unveil.data.files import atomic_path
-
-    values = np.asarray(values)
-    if path is not None and path.suffix not in (".npy", ".csv"):
-        raise ParameterError(f"--out {path}: expected a name that ends in .npy or .csv")
-    if path is not None and path.suffix == ".npy":
-        with atomic_path(path) as temporary:
-            np.save(temporary, values)
-        return
-    table = values.reshape(len(values), -1)
-    style = "%d" if values.dtype.kind in "iu" else "%.10g"
-    if path is None:
-        np.savetxt(sys.stdout, table, fmt=style, delimiter=",")
-    else:
-        with atomic_path(path) as temporary:
-            np.savetxt(temporary, table, fmt=style, delimiter=",")

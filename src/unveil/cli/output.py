@@ -10,13 +10,14 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from unveil.errors import ParameterError
 
-JSON_OPTION = typer.Option(False, "--json", help="Print JSON, for programs to read.")
+if TYPE_CHECKING:
+    import numpy as np
 
 
 def check_outputs(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:
@@ -37,7 +38,12 @@ def command_line() -> str:
 
 def print_json(value: Any) -> None:
     """Print a value as JSON; NaN becomes null."""
-    typer.echo(json.dumps(_plain(value)))
+    typer.echo(as_json(value))
+
+
+def as_json(value: Any) -> str:
+    """A value as JSON; NaN becomes null."""
+    return json.dumps(_plain(value))
 
 
 def _plain(value: Any) -> Any:
@@ -60,11 +66,47 @@ def print_table(columns: list[str], rows: list[list[str]], title: str | None = N
     from rich.table import Table
 
     table = Table(title=title)
-    for column in columns:
-        table.add_column(column, overflow="fold")  # whole, also where there is no room: a path that is cut off is of no use
+    for index, column in enumerate(columns):  # names in one piece; the rest whole too, as a path that is cut off is of no use
+        table.add_column(column, overflow="fold", no_wrap=index == 0)
     for row in rows:
         table.add_row(*row)
     Console().print(table)
+
+
+def check_numbers_file(path: Path | None, inputs: Iterable[Path], *, suffixes: tuple[str, ...] = (".npy", ".csv")) -> None:
+    """Make sure, before the work, that ``write_numbers`` can write there; without a path it prints."""
+    if path is None:
+        return
+    if path.suffix not in suffixes:
+        raise ParameterError(f"--out {path}: expected a name that ends in {', '.join(suffixes[:-1])} or {suffixes[-1]}")
+    check_outputs([path], inputs)
+
+
+def write_numbers(path: Path | None, values: np.ndarray, columns: Iterable[str] = (), *, offsets: Any = ()) -> None:
+    """Write numbers as .npy; as .npz, a table for each sequence between offsets; or as text, printed where there is no path."""
+    import numpy as np
+
+    from unveil.data.files import atomic_path
+
+    if path is None:
+        _save_text(sys.stdout, values, columns)
+        return
+    with atomic_path(path) as temporary:
+        if path.suffix == ".npy":
+            np.save(temporary, values)
+        elif path.suffix == ".npz":
+            np.savez(temporary, **{f"sequence{i}": each for i, each in enumerate(np.split(values, offsets[1:-1]))})
+        else:
+            _save_text(temporary, values, columns)
+
+
+def _save_text(target: Any, values: np.ndarray, columns: Iterable[str]) -> None:
+    """A row on each line, after the names of the columns where there are any."""
+    import numpy as np
+
+    style = {"i": "%d", "u": "%d", "U": "%s"}.get(values.dtype.kind, "%.10g")
+    header = ",".join(columns)
+    np.savetxt(target, values.reshape(len(values), -1), fmt=style, delimiter=",", header=header, comments="", encoding="utf-8")
 
 
 def decibels(value: float) -> str:

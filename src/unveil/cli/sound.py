@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from unveil.cli.output import JSON_OPTION, check_outputs, command_line, decibels, print_json, print_table, progress
+from unveil.cli.arguments import JSON_OPTION
+from unveil.cli.output import check_outputs, command_line, decibels, print_json, print_table, progress
 from unveil.errors import InputError, ParameterError
 
 if TYPE_CHECKING:

@@ -21,6 +21,8 @@ def has_unknown(y: Any) -> bool:
 def read_classes(y: Any, n_items: int) -> tuple[np.ndarray, np.ndarray]:
     """The sorted names of the classes in ``y``, and the number of each item's class; -1 in numeric labels is unknown.
 
+    Beside one other class alone, -1 is a class itself: {-1, 1} is a usual way to write two.
+
     Raises
     ------
     InputError
@@ -31,6 +33,8 @@ def read_classes(y: Any, n_items: int) -> tuple[np.ndarray, np.ndarray]:
         raise InputError(f"y has {len(labels)} labels for {n_items} items; give one for each, -1 where it is unknown")
     check_classification_targets(labels)
     known = labels != -1 if labels.dtype.kind in "iuf" else np.ones(len(labels), dtype=bool)
+    if 0 < known.sum() < len(labels) and len(np.unique(labels[known])) == 1:
+        known[:] = True
     if not known.any():
         raise InputError("y holds no class that is known: all labels are -1; give some")
     classes, numbers = np.unique(labels[known], return_inverse=True)
@@ -58,15 +62,17 @@ def read_labels(y: Any, batches: Batches, n_classes: int, *, each: str) -> np.nd
     InputError
         When there are too few or too many, they are no whole numbers, or out of range.
     """
-    labels = _whole(_joined(y, batches))
+    labels = _joined(y, batches)
     expected = batches.n_steps if each == "step" else batches.n_sequences
     if len(labels) != expected:
         raise InputError(f"y has {len(labels)} labels for {expected} {each}s; give one for each, -1 where it is unknown")
+    labels = _whole(labels, batches, each)
     outside = (labels < -1) | (labels >= n_classes)
     if outside.any():
         first = int(outside.argmax())
         allowed = f"0 to {n_classes - 1}" if n_classes > 1 else "0"
-        raise InputError(f"y holds {labels[first]} at {each} {first}; expected {allowed}, or -1 where it is unknown")
+        where = _place(first, batches, each)
+        raise InputError(f"y holds {labels[first]} at {where}; expected {allowed}, or -1 where it is unknown")
     if each == "item" and batches.offsets is not None:
         labels = np.repeat(labels, np.diff(batches.offsets))
     return labels
@@ -84,9 +90,23 @@ def _joined(y: Any, batches: Batches) -> np.ndarray:
     return np.concatenate(parts)
 
 
-def _whole(labels: np.ndarray) -> np.ndarray:
+def _whole(labels: np.ndarray, batches: Batches, each: str) -> np.ndarray:
+    """The labels as integers."""
     if labels.dtype.kind in "iub":
         return labels.astype(np.int64)
-    if labels.dtype.kind != "f" or not np.isfinite(labels).all() or (labels != np.round(labels)).any():
-        raise InputError("y holds what is not a whole number; number the classes 0, 1, ..., with -1 where one is unknown")
+    if labels.dtype.kind != "f":
+        raise InputError(f"y holds {labels.dtype} values; number the classes 0, 1, ..., with -1 where one is unknown")
+    broken = ~np.isfinite(labels) | (labels != np.round(labels))
+    if broken.any():
+        first = int(broken.argmax())
+        where = _place(first, batches, each)
+        raise InputError(f"y holds {labels[first]} at {where}; number the classes 0, 1, ..., with -1 where one is unknown")
     return labels.astype(np.int64)
+
+
+def _place(index: int, batches: Batches, each: str) -> str:
+    """Where a label is, in words: a step's within its sequence, where there are several."""
+    if each != "step" or batches.offsets is None or batches.n_sequences == 1:
+        return f"{each} {index}"
+    sequence = int(np.searchsorted(batches.offsets, index, side="right")) - 1
+    return f"step {index - int(batches.offsets[sequence])} of sequence {sequence}"

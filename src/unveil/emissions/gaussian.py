@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from unveil.core.model import Emission, Imputes, Penalized
+from unveil.core.model import Emission, Imputes, Moments, Penalized
 from unveil.core.statistics import Statistics, identity
 from unveil.emissions.normal_inverse_wishart import NormalInverseWishart
 from unveil.errors import InputError, ParameterError
@@ -54,7 +54,7 @@ class GaussianStatistics(Statistics):
     center: Tensor = identity()
 
 
-class Gaussian(Emission, Penalized, Imputes):
+class Gaussian(Emission, Penalized, Imputes, Moments):
     """p(x | z = k) = N(x; mu_k, Sigma_k), for K classes and D features.
 
     NaN is a missing value: densities are those of what is observed, and EM is exact (``kernels/incomplete_gaussian.py``).
@@ -284,6 +284,15 @@ class Gaussian(Emission, Penalized, Imputes):
             for k in classes.unique():
                 noise[classes == k] = noise[classes == k] @ cholesky[k].T
         return self.means[classes] + noise
+
+    def moments(self) -> tuple[Tensor, Tensor]:
+        """mu_kd, and the diagonal of Sigma_k; both of shape (K, D)."""
+        variances = self.covariances
+        if self.covariance_type in ("full", "tied"):
+            variances = variances.diagonal(dim1=-2, dim2=-1)
+        elif self.covariance_type == "spherical":
+            variances = variances[:, None]
+        return self.means, variances.expand_as(self.means)
 
     def count_parameters(self) -> int:
         """K D means, and the free entries of the covariances."""

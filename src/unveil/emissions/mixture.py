@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from unveil.core.constraints import integer
-from unveil.core.model import Emission, Imputes, Penalized, log_prior_of
+from unveil.core.model import Emission, Imputes, log_prior_of, Moments, Penalized
 from unveil.core.statistics import Statistics
 from unveil.emissions.categorical import log_probabilities
 from unveil.emissions.gaussian import Gaussian
@@ -32,7 +32,7 @@ class MixtureEmissionStatistics(Statistics):
     densities: Statistics
 
 
-class GaussianMixtureEmission(Emission, Penalized, Imputes):
+class GaussianMixtureEmission(Emission, Penalized, Imputes, Moments):
     """p(x | z = k) = sum_g w_kg N(x; mu_kg, Sigma_kg), with G normal densities for each of K classes.
 
     Parameters
@@ -140,6 +140,13 @@ class GaussianMixtureEmission(Emission, Penalized, Imputes):
         """The values with what the densities expect in place of NaN."""
         within = self._within(self.features(values), responsibilities)
         return self.densities.impute(values, within.flatten(0, 1).T)
+
+    def moments(self) -> tuple[Tensor, Tensor]:
+        """Means and variances of the mixtures, both of shape (K, D): Var x = E Var[x | g] + Var E[x | g]."""
+        weights = self.weights[:, :, None]
+        means, variances = (each.unflatten(0, self.weights.shape) for each in self.densities.moments())
+        mean = (weights * means).sum(1)
+        return mean, (weights * (variances + means.square())).sum(1) - mean.square()
 
     def count_parameters(self) -> int:
         """K (G - 1) weights, and the densities' own."""

@@ -17,6 +17,7 @@ So densities and expected statistics are one matrix product each.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -38,26 +39,26 @@ def quadratic_features(x: Tensor, center: Tensor, covariance_type: str) -> Tenso
     n_features = len(center)
     n_products = n_quadratic(n_features, covariance_type)
     features = center.new_empty(n_products + n_features, len(x))
-    y = _subtract_into(features[n_products:], x.to(center.dtype).T, center[:, None])
+    y = _into(features[n_products:], torch.sub, x.to(center.dtype).T, center[:, None])
     if covariance_type == "diag":
-        features[:n_products] = y.square()
+        _into(features[:n_products], torch.mul, y, y)
     elif covariance_type == "spherical":
         features[0] = y.square().sum(0)
     else:
         start = 0
         for i in range(n_features):  # row i of the upper triangle
-            features[start : start + n_features - i] = y[i:] * y[i]
+            _into(features[start : start + n_features - i], torch.mul, y[i:], y[i])
             start += n_features - i
     return features.T
 
 
-def _subtract_into(out: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """``a - b``, also written to ``out``; in one pass where no gradient asks for more."""
+def _into(out: Tensor, operation: Callable[..., Tensor], a: Tensor, b: Tensor) -> Tensor:
+    """The result of an operation, also written to ``out``; in one pass where no gradient asks for more."""
     if not a.requires_grad:
-        return torch.sub(a, b, out=out)
-    difference = a - b
-    out.copy_(difference)
-    return difference
+        return operation(a, b, out=out)
+    result = operation(a, b)
+    out.copy_(result)
+    return result
 
 
 def natural_parameters(means: Tensor, covariances: Tensor, covariance_type: str) -> tuple[Tensor, Tensor]:

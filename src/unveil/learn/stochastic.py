@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import torch
@@ -23,12 +23,14 @@ EXPONENT = 0.7  # of the step sizes (t + 2)^-EXPONENT; in (1/2, 1] they converge
 class RunningStatistics:
     """An average of the statistics of minibatches, in which older ones are forgotten slowly.
 
+    Minibatches count by the steps, or weight, that they hold: a short last one does not upset what the others have found.
+
     Attributes
     ----------
     model : EMModel
         Whose they are.
     average : ModelStatistics or None
-        Of one step of data, for each step that it speaks of.
+        Of the minibatches so far.
     n_updates : int
         How many minibatches have gone in.
     weight : float
@@ -42,16 +44,15 @@ class RunningStatistics:
 
     def add(self, statistics: ModelStatistics) -> None:
         """s <- (1 - rho_t) s + rho_t s_t, with rho_t = (t + 2)^-0.7; the first minibatch is taken whole."""
-        fresh = statistics * (1.0 / max(statistics.weight, 1e-300))
         rate = (self.n_updates + 2) ** -EXPONENT
-        self.average = fresh if self.average is None else self.average * (1.0 - rate) + fresh * rate
+        self.average = statistics if self.average is None else self.average * (1.0 - rate) + statistics * rate
         self.n_updates += 1
         self.weight += statistics.weight
 
     def of(self, n_steps: float) -> ModelStatistics:
         """The statistics of so many steps like those seen, so that priors weigh what they should."""
         assert self.average is not None
-        return self.average * n_steps
+        return self.average * (n_steps / self.average.weight)
 
 
 @torch.no_grad()
@@ -119,9 +120,17 @@ def stochastic_em(
 def online_step(model: EMModel, batch: Batch, running: RunningStatistics, n_steps: float | None = None) -> ModelStatistics:
     """One minibatch: its E-step, the running average, and the M-step for ``n_steps`` steps (by default, for all seen so far)."""
     statistics = model.expect(batch)
-    running.add(statistics)
-    model.maximize(running.of(running.weight if n_steps is None else n_steps))
+    refuse_non_finite(statistics.log_likelihood, running.n_updates)  # before the parameters take it up
+    if statistics.weight > 0:
+        running.add(statistics)
+        model.maximize(running.of(running.weight if n_steps is None else n_steps))
     return statistics
+
+
+def simulated_statistics(model: EMModel, n_steps: int, length: int, generator: torch.Generator) -> ModelStatistics:
+    """What data like that which a model has learned would say: at a maximum of the likelihood, expected statistics are the data's."""
+    simulated = model.sample(-(-n_steps // length), length, generator)
+    return model.expect(replace(simulated, labels=None))
 
 
 class PartialFitMixin:
@@ -130,36 +139,54 @@ class PartialFitMixin:
     model_: Any
     history_: History
     max_iter: int
+    tol: float
+    batch_size: int
 
     def partial_fit(self, X: Any, y: Any = None, *, lengths: Any = None, sample_weight: Any = None) -> Self:
-        """Learn from one more piece of data, and forget earlier ones slowly; the first piece also gives the start.
+        """Learn from one more piece of data, in minibatches of ``batch_size``, and forget earlier ones slowly.
 
-        Parameters are those of ``fit``. The pieces should be alike: a first piece that misses a class finds no good start.
+        Parameters are those of ``fit``. The first piece also gives the start, where there was no ``fit`` before. The pieces should
+        be alike: a first piece that misses a class finds no good start.
 
         Returns
         -------
         self
         """
-        if not hasattr(self, "model_"):
-            most, self.max_iter = self.max_iter, 1
-            try:
-                self.fit(X, y, lengths=lengths, sample_weight=sample_weight)  # type: ignore[attr-defined]
-            finally:
-                self.max_iter = most
-            self.history_ = History()
-        running = getattr(self, "_running", None)
-        if running is None or running.model is not self.model_:  # the first piece, or another fit came between
-            running = self._running = RunningStatistics(self.model_)
+        begins = not hasattr(self, "model_")
+        if begins:
+            self._start(X, y, lengths, sample_weight)
         batches = self._read_labelled(X, y, lengths, sample_weight, reset=False)  # type: ignore[attr-defined]
+        if batches.total_weight <= 0:
+            raise InputError("sample_weight is zero everywhere: there is nothing to learn from; give a positive one")
+        running = self._statistics_so_far(batches, begins)
         log_likelihood = weight = 0.0
         with torch.no_grad():
-            for batch in batches:
+            for batch in batches.replace(batch_steps=self.batch_size):
                 statistics = online_step(self.model_, batch, running)
                 log_likelihood, weight = log_likelihood + statistics.log_likelihood, weight + statistics.weight
-        if weight <= 0:
-            raise InputError("sample_weight is zero everywhere: there is nothing to learn from; give a positive one")
         history = self.history_
         history.objective.append(log_likelihood / weight)
         history.iterations.append(history.n_iter)
         history.n_iter += 1
         return self
+
+    def _start(self, X: Any, y: Any, lengths: Any, sample_weight: Any) -> None:
+        """One iteration of ``fit``, of which nobody expects that it converges."""
+        settings = self.max_iter, self.tol
+        self.max_iter, self.tol = 1, 0.0
+        try:
+            self.fit(X, y, lengths=lengths, sample_weight=sample_weight)  # type: ignore[attr-defined]
+        finally:
+            self.max_iter, self.tol = settings
+        self.history_ = History()
+
+    def _statistics_so_far(self, batches: Batches, begins: bool) -> RunningStatistics:
+        """Those of the pieces before; after a ``fit``, which keeps none, simulated ones, so that it is not forgotten at once."""
+        running = getattr(self, "_running", None)
+        if running is None or running.model is not self.model_:
+            running = self._running = RunningStatistics(self.model_)
+            if not begins:
+                length = max(batches.n_steps // batches.n_sequences, 1)
+                generator = self._generator()  # type: ignore[attr-defined]
+                running.add(simulated_statistics(self.model_, self.batch_size, length, generator))
+        return running

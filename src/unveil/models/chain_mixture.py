@@ -334,10 +334,9 @@ class ChainMixture(HardEMModel, Penalized):
         if "weights" not in fixed:
             self.weights.copy_(normalize(statistics.weights, self.weights))
         if "startprob" not in fixed:
-            counts = statistics.initial + (self.structure.startprob_prior - 1.0) * self.structure.starts
-            self.initial.copy_(_without_vanished(normalize(counts, self.initial)))
+            self.initial.copy_(_without_vanished(normalize(statistics.initial + self._initial_prior(), self.initial)))
         if "transmat" not in fixed:
-            self.transition.copy_(self._best_transitions(statistics.transitions + self.structure.pseudo_counts()))
+            self.transition.copy_(self._best_transitions(statistics.transitions + self._transition_prior()))
         if "emission" not in fixed:
             self.emission.maximize(statistics.emission)
 
@@ -351,14 +350,20 @@ class ChainMixture(HardEMModel, Penalized):
         free = normalize(torch.where(self.structure.held, 0.0, counts), before)
         return held + room * _without_vanished(free)
 
+    def _initial_prior(self) -> Tensor:
+        """Pseudo-counts of the Dirichlet priors of the initial probabilities (C, M); what is impossible stays so."""
+        return (self.structure.startprob_prior - 1.0) * (self.initial > 0)
+
+    def _transition_prior(self) -> Tensor:
+        """The same of the transitions, of shape (C, M, M)."""
+        return self.structure.pseudo_counts().to(self.transition.device) * (self.transition > 0)
+
+    @torch.no_grad()
     def log_prior(self) -> float:
         """Dirichlet priors of initial and transition probabilities, and the densities' own."""
-        structure = self.structure
-        first = (structure.startprob_prior - 1.0) * self.initial[:, structure.starts].detach().log().sum()
-        counts = structure.pseudo_counts()
-        later = torch.where(counts != 0, counts * self.transition.detach().log(), 0.0).sum()
-        own = float(first if structure.startprob_prior != 1.0 else 0.0) + float(later)
-        return own + log_prior_of(self.emission)
+        own = torch.special.xlogy(self._initial_prior(), self.initial).sum()
+        own += torch.special.xlogy(self._transition_prior(), self.transition).sum()
+        return float(own) + log_prior_of(self.emission)
 
     # ---- use ---------------------------------------------------------------------------------------------------------
 

@@ -159,20 +159,24 @@ class Mixture(HardEMModel, Penalized):
         if batch.weights is not None:
             weights = batch.weights.to(responsibilities)
             responsibilities *= weights[:, None]
-            log_likelihood *= weights
+            log_likelihood = torch.where(weights > 0, log_likelihood * weights, 0.0)  # -inf, too, counts for nothing
         emission = self.emission.expect(features, responsibilities)
         return MixtureStatistics(batch.total_weight, float(log_likelihood.sum()), responsibilities.sum(0), emission)
 
     @torch.no_grad()
     def maximize(self, statistics: MixtureStatistics) -> None:
         """pi_k = (count_k + prior) / their sum, and the components' own maximisers."""
-        self.weights.copy_(normalize(statistics.count + (self._weights_prior - 1.0), self.weights))
+        self.weights.copy_(normalize(statistics.count + self._pseudo_counts(), self.weights))
         self.emission.maximize(statistics.emission)
 
+    def _pseudo_counts(self) -> Tensor:
+        """What the Dirichlet prior adds to the counts (K,); a component that is impossible stays so."""
+        return (self._weights_prior - 1.0) * (self.weights > 0)
+
+    @torch.no_grad()
     def log_prior(self) -> float:
         """The Dirichlet prior of the weights, and the components' own."""
-        own = (self._weights_prior - 1.0) * float(self.weights.detach().log().sum()) if self._weights_prior != 1.0 else 0.0
-        return own + log_prior_of(self.emission)
+        return float(torch.special.xlogy(self._pseudo_counts(), self.weights).sum()) + log_prior_of(self.emission)
 
     @torch.no_grad()
     def posterior(self, batch: Batch) -> MixturePosterior:

@@ -131,7 +131,7 @@ class GaussianMixtureClassifier(ClassifierMixin, ImputeMixin, Estimator):
 
     def predict(self, X: Any) -> np.ndarray:
         """The most probable class of each point, of shape (n,)."""
-        best, layout = self._map(X, None, lambda batch: self._class_posterior(batch).argmax(1))
+        best, _ = self._map(X, None, lambda batch: self._class_posterior(batch).argmax(1))
         return self.classes_[as_array(best)]
 
     def predict_proba(self, X: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import permutations
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch import Tensor
 from unveil.errors import ParameterError
 
 STRUCTURES = ("full", "left-right", "bakis", "cyclic")
+_FEW_STATES, _N_RELAXATIONS = 7, 20
 
 
 def check_transitions(name: str, value: Any) -> None:
@@ -76,16 +78,42 @@ def check_reachable(starts: Tensor, allowed: Tensor) -> None:
 
 
 def states_in_order(counts: Tensor, allowed: Tensor) -> Tensor:
-    """Which found state to put in the place of each state (M,), so that the counted transitions (M, M) fit the allowed ones best."""
+    """Which found state to put in the place of each state (M,), so that the counted transitions (M, M) fit the allowed ones best.
+
+    This is a quadratic assignment problem: for few states every order is tried, for many the best of several local searches is taken.
+    """
     kept = counts.double().cpu().numpy() / max(float(counts.sum()), 1e-300)
-    best = quadratic_assignment(allowed.double().numpy(), kept, method="faq", options={"maximize": True})
-    better = quadratic_assignment(
-        allowed.double().numpy(),
-        kept,
-        method="2opt",
-        options={"maximize": True, "partial_guess": np.stack([np.arange(len(kept)), best.col_ind], 1)},
-    )
-    return torch.from_numpy(better.col_ind)
+    mask = allowed.double().cpu().numpy()
+    if mask.diagonal().all():  # then staying fits every order alike, and would only hide the rest
+        np.fill_diagonal(kept, 0.0)
+    if len(kept) <= _FEW_STATES:
+        orders = np.array(list(permutations(range(len(kept)))))
+    else:
+        guesses = [_most_frequent_path(kept, first) for first in range(len(kept))] + _relaxed_orders(kept, mask)
+        orders = np.array([_improved_by_swaps(order, kept, mask) for order in guesses])
+    fits = (kept[orders[:, :, None], orders[:, None, :]] * mask).sum((1, 2))
+    return torch.from_numpy(orders[fits.argmax()])
+
+
+def _most_frequent_path(kept: np.ndarray, first: int) -> np.ndarray:
+    """All states, each followed by the one that most often comes after it and is not there yet."""
+    path, left = [first], set(range(len(kept))) - {first}
+    while left:
+        path.append(max(left, key=lambda state: kept[path[-1], state]))
+        left.remove(path[-1])
+    return np.array(path)
+
+
+def _relaxed_orders(kept: np.ndarray, mask: np.ndarray) -> list[np.ndarray]:
+    """Orders from the relaxation of Vogelstein et al. (2015), from several starts."""
+    options = {"maximize": True, "P0": "randomized", "rng": np.random.default_rng(0)}
+    return [quadratic_assignment(mask, kept, method="faq", options=options).col_ind for _ in range(_N_RELAXATIONS)]
+
+
+def _improved_by_swaps(order: np.ndarray, kept: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """The order after all swaps of two states that make it fit better."""
+    guess = np.stack([np.arange(len(order)), order], 1)
+    return quadratic_assignment(mask, kept, method="2opt", options={"maximize": True, "partial_guess": guess}).col_ind
 
 
 def states_by_time(sequences: Tensor, n_states: int) -> Tensor:

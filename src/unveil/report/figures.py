@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from typing import Any
 
 import matplotlib
@@ -335,8 +335,9 @@ def state_sequence(
     n_states: int | None = None,
     names: Sequence[str] | None = None,
     breaks: Iterable[int] = (),
+    symbols: Container[int] = (),
 ) -> Figure:
-    """The features over time, coloured by state.
+    """The features over time, coloured by state; a line has a gap where a value is missing.
 
     Parameters
     ----------
@@ -349,6 +350,8 @@ def state_sequence(
         Of the features.
     breaks : iterable of int
         The steps at which a new sequence begins.
+    symbols : container of int
+        The features that are symbols: no line joins them.
     """
     shown = _thinned(len(X))
     colours = category_colours(n_states or int(states.max()) + 1)
@@ -361,8 +364,8 @@ def state_sequence(
         _image(panels[0], X[shown].T, (-0.5, len(X) - 0.5, -0.5, X.shape[1] - 0.5), (None, None))
         panels[0].set_ylabel("feature")
     else:
-        for panel, values, name in zip(panels, X[shown].T, _feature_names(names, X.shape[1]), strict=True):
-            _coloured_line(panel, shown, values, np.array(colours)[states[shown]], name)
+        for d, (panel, name) in enumerate(zip(panels, _feature_names(names, X.shape[1]), strict=True)):
+            _coloured_line(panel, shown, X[shown, d], np.array(colours)[states[shown]], name, joined=d not in symbols)
     for panel in panels:
         for step in breaks:
             panel.axvline(step - 0.5, color=LIGHT["line"], linewidth=0.8, zorder=0)
@@ -370,10 +373,15 @@ def state_sequence(
     return figure
 
 
-def _coloured_line(axes: Axes, steps: np.ndarray, values: np.ndarray, colours: np.ndarray, name: str) -> None:
-    many = len(steps) > 500
-    axes.plot(steps, values, color=LIGHT["muted"], linewidth=0.6, alpha=0.6)
-    axes.scatter(steps, values, c=colours, s=3 if many else 9, linewidth=0, zorder=3, rasterized=len(steps) > MANY_DOTS)
+def _coloured_line(axes: Axes, steps: np.ndarray, values: np.ndarray, colours: np.ndarray, name: str, *, joined: bool) -> None:
+    if joined:
+        axes.plot(steps, values, color=LIGHT["muted"], linewidth=0.6, alpha=0.6)
+    else:
+        axes.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=5, min_n_ticks=1))
+    there = np.isfinite(values)
+    size = 3 if len(steps) > 500 else 9
+    axes.scatter(steps[there], values[there], c=colours[there], s=size, linewidth=0, zorder=3, rasterized=len(steps) > MANY_DOTS)
+    axes.margins(y=0.1)
     axes.set_ylabel(name)
 
 
@@ -412,6 +420,10 @@ def clusters_of_points(
     covariance_type: str = "full",
     *,
     names: Sequence[str] | None = None,
+    n_clusters: int | None = None,
+    owners: np.ndarray | None = None,
+    badges: Sequence[str] | None = None,
+    noun: str = "cluster",
 ) -> Figure:
     """Points coloured by cluster, with an ellipse at two standard deviations around each mean.
 
@@ -419,7 +431,7 @@ def clusters_of_points(
     ----------
     X : ndarray of shape (n, n_features)
         Of more than two features the two principal components are drawn, of one feature a histogram. More than 5000 points are
-        thinned out.
+        thinned out; those with NaN are left out.
     labels : ndarray of int of shape (n,)
     means : ndarray of shape (n_components, n_features), optional
     covariances : ndarray, optional
@@ -427,31 +439,49 @@ def clusters_of_points(
     covariance_type : {"full", "tied", "diag", "spherical"}
     names : sequence of str, optional
         Of the features.
+    n_clusters : int, optional
+        By default as many as there are labels and means.
+    owners : ndarray of int of shape (n_components,), optional
+        Of which cluster each ellipse is; by default there is one for each.
+    badges : sequence of str, optional
+        What is written at each mean; by default the cluster's number.
+    noun : str
+        What a cluster is called.
     """
-    n_clusters = max(int(labels.max()) + 1, 0 if means is None else len(means))
+    n_clusters = n_clusters or max(int(labels.max()) + 1, 0 if means is None else len(means))
     colours = category_colours(n_clusters)
     figure = _figure(HALF, 3.6)
     axes = figure.add_subplot()
     if X.shape[1] == 1:
-        _histogram(axes, X[:, 0], labels, colours, _feature_names(names, 1)[0])
+        _histogram(axes, X[:, 0], labels, colours, _feature_names(names, 1)[0], noun)
         return figure
-    finite = np.isfinite(X).all(1)
-    centre, basis, titles = _plane(X[finite], names)
-    shown = np.flatnonzero(finite)[_thinned(int(finite.sum()))]
+    complete = np.flatnonzero(np.isfinite(X).all(1))
+    centre, basis, titles = _plane(X[complete] if len(complete) else np.zeros_like(X[:1]), names)
+    shown = complete[_thinned(len(complete))]
     points = (X[shown] - centre) @ basis
     size = np.clip(2500 / max(len(shown), 1), 3, 16)
     axes.scatter(*points.T, c=np.array(colours)[labels[shown]], s=size, alpha=0.6, linewidth=0, rasterized=len(shown) > MANY_DOTS)
-    if means is not None and covariances is not None:
-        matrices = covariance_matrices(covariances, covariance_type, *means.shape)
-        for mean, matrix, colour in zip((means - centre) @ basis, basis.T @ matrices @ basis, colours, strict=False):
-            _ellipse(axes, mean, matrix, colour)
     if means is not None:
-        for k, mean in enumerate((means - centre) @ basis):
-            badge = {"boxstyle": "circle,pad=0.22", "facecolor": LIGHT["card"], "edgecolor": colours[k], "linewidth": 1.4}
-            axes.text(*mean, str(k), fontsize=8, fontweight="bold", ha="center", va="center", bbox=badge)
+        owners = np.arange(len(means)) if owners is None else owners
+        matrices = (
+            None if covariances is None else basis.T @ covariance_matrices(covariances, covariance_type, *means.shape) @ basis
+        )
+        _densities(axes, (means - centre) @ basis, matrices, [colours[k] for k in owners], badges or [str(k) for k in owners])
     axes.autoscale_view()
     axes.set(xlabel=titles[0], ylabel=titles[1])
     return figure
+
+
+def _densities(
+    axes: Axes, means: np.ndarray, covariances: np.ndarray | None, colours: Sequence[str], badges: Sequence[str]
+) -> None:
+    """Ellipses (none where there are no covariances), and what is written in their middles."""
+    for mean, covariance, colour in zip(means, [] if covariances is None else covariances, colours, strict=False):
+        _ellipse(axes, mean, covariance, colour)
+    for mean, colour, badge in zip(means, colours, badges, strict=True):
+        box = {"boxstyle": "circle,pad=0.22" if len(badge) < 3 else "round,pad=0.25,rounding_size=0.6"}
+        box |= {"facecolor": LIGHT["card"], "edgecolor": colour, "linewidth": 1.4}
+        axes.text(*mean, badge, fontsize=8, fontweight="bold", ha="center", va="center", bbox=box)
 
 
 def _plane(X: np.ndarray, names: Sequence[str] | None) -> tuple[np.ndarray, np.ndarray, list[str]]:
@@ -473,19 +503,26 @@ def _ellipse(axes: Axes, mean: np.ndarray, covariance: np.ndarray, colour: str) 
     axes.add_patch(Ellipse(mean, width, height, angle=angle, fill=False, edgecolor=colour, linewidth=1.4))
 
 
-def _histogram(axes: Axes, values: np.ndarray, labels: np.ndarray, colours: list[str], name: str) -> None:
-    present = [k for k in range(len(colours)) if (labels == k).any()]
-    groups = [values[(labels == k) & np.isfinite(values)] for k in present]
+def _histogram(axes: Axes, values: np.ndarray, labels: np.ndarray, colours: list[str], name: str, noun: str) -> None:
+    finite = np.isfinite(values)
+    present = [k for k in range(len(colours)) if (labels[finite] == k).any()]
+    groups = [values[(labels == k) & finite] for k in present]
     axes.hist(groups, bins=40, stacked=True, color=[colours[k] for k in present], label=[str(k) for k in present])
     axes.set(xlabel=name, ylabel="points")
-    axes.legend(title="cluster", frameon=False)
+    if present:
+        axes.legend(title=noun, frameon=False, ncols=math.ceil(len(present) / 8))
 
 
 @_styled
 def clusters_of_sequences(
-    sequences: Sequence[np.ndarray], labels: np.ndarray, *, n_clusters: int | None = None, names: Sequence[str] | None = None
+    sequences: Sequence[np.ndarray],
+    labels: np.ndarray,
+    *,
+    n_clusters: int | None = None,
+    names: Sequence[str] | None = None,
+    symbols: Container[int] = (),
 ) -> Figure:
-    """A panel for each cluster with its sequences: paths in the plane, or the first feature over time.
+    """A panel for each cluster with its sequences: paths in the plane, the first feature over time, or its symbols as an image.
 
     Parameters
     ----------
@@ -497,20 +534,26 @@ def clusters_of_sequences(
         By default as many as ``labels`` has; the first 12 are drawn.
     names : sequence of str, optional
         Of the features.
+    symbols : container of int
+        The features that are symbols: of such a first feature a sequence is a row of cells, brighter for a higher symbol.
     """
     labels = np.asarray(labels)
     n_clusters = n_clusters or int(labels.max()) + 1
     n_panels = min(n_clusters, MOST_PANELS)
     n_columns = min(n_panels, 4)
     n_rows = math.ceil(n_panels / n_columns)
-    planar = 2 <= sequences[0].shape[1] <= 4
+    planar = 2 <= sequences[0].shape[1] <= 4 and 0 not in symbols and 1 not in symbols
+    highest = max(float(np.nanmax(each[:, 0], initial=1)) for each in sequences) if 0 in symbols else None
     figure = _figure(HALF if n_columns <= 2 else WHOLE, 0.4 + n_rows * (2.4 if planar else 1.9))
     panels = figure.subplots(n_rows, n_columns, sharex=True, sharey=True, squeeze=False).ravel()
     names = _feature_names(names, sequences[0].shape[1])
     for cluster, (panel, colour) in enumerate(zip(panels, category_colours(n_clusters), strict=False)):
         members = [sequences[i] for i in np.flatnonzero(labels == cluster)]
         chosen = [members[i] for i in _thinned(len(members), 40)] if members else []
-        _draw_paths(panel, chosen, planar, colour)
+        if highest is not None:
+            _draw_cells(panel, [each[:MOST_COLUMNS, 0] for each in chosen], highest)
+        else:
+            _draw_paths(panel, chosen, planar, colour)
         panel.set_title(f"cluster {cluster}")
         if planar:
             panel.set_aspect("equal")
@@ -519,16 +562,29 @@ def clusters_of_sequences(
     for panel in panels[max(0, n_panels - n_columns) : n_panels]:  # the lowest of each column, also above an empty place
         panel.tick_params(labelbottom=True)
     figure.supxlabel(names[0] if planar else "step", fontsize=9, color=LIGHT["muted"])
-    figure.supylabel(names[1] if planar else names[0], fontsize=9, color=LIGHT["muted"])
+    upwards = names[1] if planar else names[0]
+    figure.supylabel(upwards if highest is None else f"sequences: {upwards}", fontsize=9, color=LIGHT["muted"])
     return figure
+
+
+def _draw_cells(axes: Axes, sequences: list[np.ndarray], highest: float) -> None:
+    """A row of cells for each sequence, and nothing where it has ended or a value is missing."""
+    if not sequences:
+        return
+    cells = np.full((len(sequences), max(map(len, sequences))), np.nan)
+    for row, values in zip(cells, sequences, strict=True):
+        row[: len(values)] = values
+    _image(axes, cells, (-0.5, cells.shape[1] - 0.5, -0.5, len(cells) - 0.5), (0, highest))
+    axes.set_yticks([])
 
 
 def _draw_paths(axes: Axes, sequences: list[np.ndarray], planar: bool, colour: str) -> None:
     paths = [each[:, :2] if planar else np.column_stack([np.arange(len(each)), each[:, 0]]) for each in sequences]
     paths = [path[_thinned(len(path), MOST_POINTS // 40)] for path in paths]
     axes.add_collection(LineCollection(paths, colors=colour, linewidth=0.8, alpha=0.45))
-    if planar and paths:
-        axes.scatter(*np.array([path[0] for path in paths]).T, color=colour, s=7, linewidth=0, zorder=3)
+    begins = [path[there[0]] for path in paths if len(there := np.flatnonzero(np.isfinite(path).all(1)))]
+    if planar and begins:
+        axes.scatter(*np.array(begins).T, color=colour, s=7, linewidth=0, zorder=3)
     axes.autoscale_view()
 
 
