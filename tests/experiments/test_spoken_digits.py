@@ -7,7 +7,7 @@ from scipy.stats import norm
 
 from unveil.audio.features import mfcc
 from unveil.experiments import spoken_digits
-from unveil.experiments.spoken_digits import Recognizer, SpokenDigits, fit_left_right, flat_start, left_right
+from unveil.experiments.spoken_digits import Recognizer, SpokenDigits, fit_left_right
 
 RATE = 8000
 
@@ -59,23 +59,6 @@ def test_the_states_of_a_word_are_its_tones(words):
     for path, sequence in zip(hmm.predict(words[0][:12]), words[0][:12], strict=True):
         assert_array_equal(np.unique(path), [0, 1, 2])
         assert 0.15 < (path == 1).sum() / len(sequence) < 0.55
-
-
-def test_a_flat_start_cuts_each_sequence_into_equal_pieces():
-    rng = np.random.default_rng(1)
-    sequences = [rng.normal(size=(6, 2)), rng.normal(size=(9, 2))]
-    means, covariances = flat_start(sequences, 3)
-    for m, piece in enumerate([(slice(0, 2), slice(0, 3)), (slice(2, 4), slice(3, 6)), (slice(4, 6), slice(6, 9))]):
-        values = np.concatenate([sequence[part] for sequence, part in zip(sequences, piece, strict=True)])
-        assert_allclose(means[m], values.mean(0), rtol=0, atol=1e-12)
-        centered = values - values.mean(0)
-        expected = centered.T @ centered / 5 + spoken_digits.VARIANCE_FLOOR * np.eye(2)
-        assert_allclose(covariances[m], expected, rtol=0, atol=1e-12)
-
-
-def test_left_right_transitions_by_hand():
-    assert_allclose(left_right(3, 0.7), [[0.7, 0.3, 0], [0, 0.7, 0.3], [0, 0, 1]], rtol=0, atol=1e-15)
-    assert_array_equal(left_right(1, 0.7), [[1]])
 
 
 def result(unknown=None):

@@ -16,7 +16,8 @@ import soundfile
 import torch
 from sklearn.base import clone
 
-from unveil.core.estimator import Estimator, SeparateMixin
+from unveil.core.estimator import Estimator
+from unveil.core.mixins import SeparateMixin
 from unveil.data.files import atomic_paths, audio_files, check_sound, open_audio, read_audio, read_samples
 from unveil.errors import ConvergenceWarning, InputError, ParameterError
 from unveil.kernels.stft import istft, stft, window_length

@@ -170,4 +170,5 @@ def models(json: bool = JSON_OPTION) -> None:
     if json:
         print_json(rows)
     else:
-        print_table(["model", "of", "can", "what"], [[r["name"], r["items"], ", ".join(r["verbs"]), r["summary"]] for r in rows])
+        cells = [[r["name"], r["items"], ", ".join(r["verbs"]), r["summary"].rstrip(".").split(",")[0]] for r in rows]
+        print_table(["model", "of", "can", "what"], cells)

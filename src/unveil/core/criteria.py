@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unveil.core.estimator import ClusterMixin
+from unveil.core.mixins import ClusterMixin
 from unveil.data.batch import Batch
 from unveil.errors import ParameterError
 

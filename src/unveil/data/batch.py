@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
-from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from unveil.data.rows import MemoryRows, Rows
 from unveil.errors import InputError
 
 BATCH_BYTES = 1 << 20  # of float64 values: a batch and what an E-step makes of it then stay in the caches
@@ -102,44 +102,6 @@ class Batch:
         weights = None if self.weights is None else self.weights.to(device, dtype)
         labels = None if self.labels is None else self.labels.to(device)
         return replace(self, values=self.values.to(device, dtype), weights=weights, labels=labels)
-
-
-class Rows(Protocol):
-    """A table that can be read piece by piece: in memory, or a file."""
-
-    n_rows: int
-    n_features: int
-    device: torch.device
-
-    def read(self, start: int, stop: int) -> Tensor:
-        """Rows ``start`` to ``stop``, of shape (stop - start, n_features), in float32 or float64."""
-        ...
-
-    def place(self, row: int) -> str:
-        """Where a row is, in words, for error messages."""
-        ...
-
-
-class MemoryRows:
-    """Rows of an array or a tensor that is there already; nothing is copied. ``source`` names it in error messages."""
-
-    def __init__(self, values: np.ndarray | Tensor, source: str = ""):
-        self._source = source
-        if not isinstance(values, Tensor):
-            with_numbers = values if values.dtype in (np.float32, np.float64) else values.astype(np.float64)
-            # a read-only array is wrapped as it is: nothing in the library writes to its input
-            values = torch.from_numpy(np.require(with_numbers, requirements=["A"]))
-        self._values = values if values.is_floating_point() else values.double()
-        self.n_rows, self.n_features = values.shape[0], values.shape[1]
-        self.device = values.device
-
-    def read(self, start: int, stop: int) -> Tensor:
-        """Rows ``start`` to ``stop``."""
-        return self._values[start:stop]
-
-    def place(self, row: int) -> str:
-        """Where a row is, in words."""
-        return f"row {row} of {self._source}" if self._source else f"row {row}"
 
 
 class Batches:

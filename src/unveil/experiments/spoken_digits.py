@@ -91,35 +91,8 @@ class Recognizer:
 
 def fit_left_right(sequences: list[np.ndarray], n_states: int) -> GaussianHMM:
     """A left-to-right chain with full covariances, from a flat start."""
-    means, covariances = flat_start(sequences, n_states)
-    staying = 1 - n_states / max(np.mean([len(x) for x in sequences]), 2 * n_states)
-    hmm = GaussianHMM(
-        n_states,
-        covariance_type="full",
-        reg_covar=VARIANCE_FLOOR,
-        startprob_init=np.eye(n_states)[0],
-        transmat_init=left_right(n_states, staying),  # its zeros stay zero
-        means_init=means,
-        covariances_init=covariances,
-        tol=1e-3,
-    )
+    hmm = GaussianHMM(n_states, covariance_type="full", reg_covar=VARIANCE_FLOOR, transitions="bakis", tol=1e-3)
     return hmm.fit(sequences)
-
-
-def left_right(n_states: int, staying: float) -> np.ndarray:
-    """Transition probabilities (n_states, n_states) of a chain that stays or goes on by one; the last state stays."""
-    transition = np.diag(np.full(n_states, staying)) + np.diag(np.full(n_states - 1, 1 - staying), 1)
-    transition[-1, -1] = 1.0
-    return transition
-
-
-def flat_start(sequences: list[np.ndarray], n_states: int) -> tuple[np.ndarray, np.ndarray]:
-    """Means (M, D) and covariances (M, D, D) of the states when each sequence is cut into M equal pieces, one for each."""
-    values = np.concatenate(sequences)
-    states = np.concatenate([np.arange(len(x)) * n_states // len(x) for x in sequences])
-    pieces = [values[states == m] for m in range(n_states)]
-    floor = VARIANCE_FLOOR * np.eye(values.shape[1])
-    return np.stack([x.mean(0) for x in pieces]), np.stack([np.cov(x.T, bias=True) + floor for x in pieces])
 
 
 def run(quick: bool = False) -> SpokenDigits:

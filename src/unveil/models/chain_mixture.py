@@ -14,8 +14,15 @@ from unveil.data.batch import Batch, Batches
 from unveil.errors import InputError
 from unveil.kernels import chains, chains_cpu
 from unveil.kernels.simplex import normalize, one_hot, restrict_to_labels
-from unveil.models.starts import CENTER_SAMPLE, START_SAMPLE, assign_sequences, assign_steps, fill_missing, relabelled
-from unveil.models.topology import states_by_time, states_in_order
+from unveil.models.starts import (
+    CENTER_SAMPLE,
+    START_SAMPLE,
+    assign_sequences,
+    assign_states,
+    count_pairs,
+    fill_missing,
+    relabelled,
+)
 
 _VANISHED = 1e-100  # a transition that is less probable is made impossible, so that scaled recursions stay exact
 
@@ -152,7 +159,7 @@ class ChainMixture(HardEMModel, Penalized):
             return
         values, weights, sequences, labels = batches.sample_labelled_steps(START_SAMPLE, generator)
         filled = fill_missing(values)
-        states = labels if self._labels_are == "states" else None
+        states = labels if self._labels_are == "states" else torch.full_like(labels, -1)
         clusters = self._assign_clusters(filled, sequences, labels, batches.n_sequences, generator)
         complete = len(values) == batches.n_steps  # in a sample of the steps, neighbours do not follow each other
         responsibilities = values.new_zeros(len(values), self.n_chains, self.n_states)
@@ -160,9 +167,16 @@ class ChainMixture(HardEMModel, Penalized):
             inside = clusters[sequences] == c
             if inside.sum() < self.n_states:  # too little to tell states apart: let EM find them in everything
                 inside = torch.ones_like(inside)
-            known = None if states is None else states[inside]
-            responsibilities[inside, c] = self._assign_states(
-                filled[inside], weights[inside], sequences[inside], known, complete, generator
+            responsibilities[inside, c] = assign_states(
+                filled[inside],
+                weights[inside],
+                sequences[inside],
+                states[inside],
+                self.structure.allowed,
+                generator,
+                groups=self.structure.groups,
+                forwards=self.structure.forwards,
+                adjacent=complete,
             )
         self.emission.initialize(values, self._by_density(responsibilities))
         with torch.no_grad():
@@ -197,21 +211,6 @@ class ChainMixture(HardEMModel, Penalized):
         known[sequences] = labels
         return relabelled(one_hot(clusters, self.n_chains), known).argmax(1)
 
-    def _assign_states(
-        self, values: Tensor, weights: Tensor, sequences: Tensor, known: Tensor | None, complete: bool, generator: torch.Generator
-    ) -> Tensor:
-        """First responsibilities (n, M) of the states of one chain."""
-        if self.structure.forwards:
-            found = one_hot(states_by_time(sequences, self.n_states), self.n_states) * weights[:, None]
-        else:
-            found = assign_steps(values, weights, known, self.n_states, generator)
-            if complete and not bool(self.structure.allowed.all()) and (known is None or not (known >= 0).any()):
-                found = found[:, states_in_order(_pairs(found, sequences), self.structure.allowed)]
-        if known is not None:
-            certain = known >= 0
-            found[certain] = one_hot(known[certain], self.n_states) * weights[certain, None]
-        return found
-
     def _start_uniformly(self) -> None:
         self.initial.copy_(normalize(self.structure.starts.double()).expand_as(self.initial))
         self.transition.copy_(normalize(self.structure.allowed.double()).expand_as(self.transition))
@@ -220,7 +219,7 @@ class ChainMixture(HardEMModel, Penalized):
         """Initial and transition probabilities from the states (n, C, M) of all steps, each counted once more than it occurs."""
         follows = sequences[1:] == sequences[:-1]
         first = torch.cat([follows.new_ones(1), ~follows])
-        pairs = torch.stack([_pairs(responsibilities[:, c], sequences) for c in range(self.n_chains)])
+        pairs = torch.stack([count_pairs(responsibilities[:, c], sequences) for c in range(self.n_chains)])
         self.initial.copy_(normalize((1 + responsibilities[first].sum(0)) * self.structure.starts))
         self.transition.copy_(normalize((1 + pairs) * self.structure.allowed))
 
@@ -439,12 +438,6 @@ class ChainMixture(HardEMModel, Penalized):
             + (0 if "transmat" in fixed else transitions)
             + (0 if "emission" in fixed else self.emission.count_parameters())
         )
-
-
-def _pairs(responsibilities: Tensor, sequences: Tensor) -> Tensor:
-    """How often each state follows each other one (M, M), from responsibilities (n, M) that are certain up to weights."""
-    follows = sequences[1:] == sequences[:-1]
-    return responsibilities[:-1][follows].T @ (responsibilities[1:][follows] > 0).double()
 
 
 def _without_vanished(probabilities: Tensor) -> Tensor:

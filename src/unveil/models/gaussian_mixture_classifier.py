@@ -6,18 +6,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from sklearn.base import ClassifierMixin
 
 from unveil.core.constraints import integer
-from unveil.core.estimator import Estimator, ImputeMixin, Supervision, as_array
+from unveil.core.estimator import Estimator, Supervision, as_array
 from unveil.core.history import History
+from unveil.core.mixins import ClassifyMixin, ImputeMixin
 from unveil.data.batch import Batch, Batches
 from unveil.learn.restarts import VARIANT_CONSTRAINTS, em_from_starts, em_settings
 from unveil.models.emission_settings import GAUSSIAN_CONSTRAINTS, SAVED_AS, build_emission
 from unveil.models.finite_mixture import Mixture
 
 
-class GaussianMixtureClassifier(ClassifierMixin, ImputeMixin, Estimator):
+class GaussianMixtureClassifier(ClassifyMixin, ImputeMixin, Estimator):
     """Bayes classifier whose classes are Gaussian mixtures, learned with or without unlabelled points.
 
     Each point has a class, a component of that class, and given it a normal density::

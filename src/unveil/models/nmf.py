@@ -11,7 +11,8 @@ from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from torch import Tensor, nn
 
 from unveil.core.constraints import as_shape, choice, integer, real
-from unveil.core.estimator import Estimator, SeparateMixin, as_array
+from unveil.core.estimator import Estimator, as_array
+from unveil.core.mixins import SeparateMixin
 from unveil.core.history import History
 from unveil.core.model import EMModel, Posterior
 from unveil.core.statistics import ModelStatistics

@@ -7,9 +7,11 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from unveil.kernels.simplex import one_hot
+from unveil.models.topology import share_of_changes, states_by_time, states_in_order
 
 CENTER_SAMPLE = 2_000  # steps from which the centre of the data is estimated when nothing else is to be found
 START_SAMPLE = 50_000  # steps: a start needs no more of the data than this, however much there is
+_AGREEMENT = 0.8  # of the changes between clusters, the share in the right direction from which they are taken for states in order
 
 
 def fill_missing(values: Tensor) -> Tensor:
@@ -37,8 +39,7 @@ def assign_steps(values: Tensor, weights: Tensor, known: Tensor | None, n_classe
         found = assign_by_kmeans(values, weights, n_classes, generator, centers=sums / counts[:, None])
     else:
         found = relabelled(assign_by_kmeans(values, weights, n_classes, generator), known)
-    found[certain] = one_hot(known[certain], n_classes) * weights[certain, None]
-    return found
+    return _keep_known(found, known, weights)
 
 
 def assign_within_classes(values: Tensor, weights: Tensor, known: Tensor, classes: Tensor, generator: torch.Generator) -> Tensor:
@@ -54,6 +55,58 @@ def assign_within_classes(values: Tensor, weights: Tensor, known: Tensor, classe
             found = assign_by_kmeans(values[inside], weights[inside], len(components), generator)
         responsibilities[inside.nonzero()[:, 0, None], components] = found
     return responsibilities
+
+
+def assign_states(
+    values: Tensor,
+    weights: Tensor,
+    sequences: Tensor,
+    known: Tensor,
+    allowed: Tensor,
+    generator: torch.Generator,
+    *,
+    groups: Tensor | None,
+    forwards: bool,
+    adjacent: bool,
+) -> Tensor:
+    """Responsibilities (n, M) of the states of a chain, which follow each other as ``allowed`` (M, M) says and share densities in groups.
+
+    Where not everything is allowed, they are clusters in the order that fits best. For chains that only go ``forwards``, and where
+    clusters do not follow each other so, each sequence is cut into equal parts instead; so it is, too, where the steps are not
+    ``adjacent`` in time, as in a sample of them.
+    """
+    n_states = len(allowed)
+    if forwards and not (adjacent and groups is None):
+        found = None
+    elif groups is not None and bool(allowed.all()):
+        found = assign_within_classes(values, weights, torch.where(known >= 0, groups[known], -1), groups, generator)
+    else:
+        found = assign_steps(values, weights, known, n_states, generator)
+        if adjacent and not bool(allowed.all()):
+            found = _in_order(found, sequences, known, allowed, forwards)
+    if found is None:
+        found = one_hot(states_by_time(sequences, n_states), n_states) * weights[:, None]
+    return _keep_known(found, known, weights)
+
+
+def _in_order(found: Tensor, sequences: Tensor, known: Tensor, allowed: Tensor, forwards: bool) -> Tensor | None:
+    """Clusters in the order that fits best; None where they do not go forwards although they should."""
+    if not (known >= 0).any():
+        found = found[:, states_in_order(count_pairs(found, sequences), allowed)]
+    return found if not forwards or share_of_changes(count_pairs(found, sequences), allowed) > _AGREEMENT else None
+
+
+def _keep_known(responsibilities: Tensor, known: Tensor, weights: Tensor) -> Tensor:
+    """The responsibilities (n, K), overwritten where the class is known (n,)."""
+    certain = known >= 0
+    responsibilities[certain] = one_hot(known[certain], responsibilities.shape[1]) * weights[certain, None]
+    return responsibilities
+
+
+def count_pairs(responsibilities: Tensor, sequences: Tensor) -> Tensor:
+    """How often each state follows each other one (M, M), from responsibilities (n, M) that are certain up to weights."""
+    follows = sequences[1:] == sequences[:-1]
+    return responsibilities[:-1][follows].T @ (responsibilities[1:][follows] > 0).double()
 
 
 def relabelled(responsibilities: Tensor, known: Tensor) -> Tensor:

@@ -116,6 +116,12 @@ def _improved_by_swaps(order: np.ndarray, kept: np.ndarray, mask: np.ndarray) ->
     return quadratic_assignment(mask, kept, method="2opt", options={"maximize": True, "partial_guess": guess}).col_ind
 
 
+def share_of_changes(counts: Tensor, allowed: Tensor) -> float:
+    """The share of the counted transitions (M, M) from one state to another that are allowed; 1 where there are none."""
+    changes = counts.double() - counts.double().diag().diag()
+    return float((changes * allowed).sum() / changes.sum()) if bool(changes.any()) else 1.0
+
+
 def states_by_time(sequences: Tensor, n_states: int) -> Tensor:
     """The state of each step when every sequence is cut into M parts of one length, for chains that only go forwards."""
     _, within, lengths = sequences.unique_consecutive(return_inverse=True, return_counts=True)

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from sklearn.base import is_classifier
 
-from unveil.core.estimator import ClusterMixin, Estimator
+from unveil.core.estimator import Estimator
+from unveil.core.mixins import ClusterMixin
 from unveil.report import figures
 from unveil.report.emissions import Owners, Points, columns_of_symbols, described_columns, emission_cards
 from unveil.report.page import WIDE, Card, Picture, Row, Section, Table, Text
@@ -19,9 +20,9 @@ COLUMNS_BESIDE_A_FIGURE = 5
 
 
 def beside(cards: list[Card], table: Table) -> list[Any]:
-    """Figures with a table beside them, or below them where that is wide."""
-    if len(cards) == 1 and len(table.columns) <= COLUMNS_BESIDE_A_FIGURE and cards[0].blocks[0].width < WIDE:
-        return [Row([*cards, Card("In numbers", [table])])]
+    """Figures with a table beside the first of them, or below them all where one of these two is wide."""
+    if cards and len(table.columns) <= COLUMNS_BESIDE_A_FIGURE and cards[0].blocks[0].width < WIDE:
+        return [Row([cards[0], Card("In numbers", [table])]), *rows_of(cards[1:])]
     return [*rows_of(cards), table]
 
 

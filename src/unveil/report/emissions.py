@@ -30,7 +30,7 @@ from unveil.report.theme import LEVELS, LIGHT, SHARES, STYLE
 MOST_FEATURES_IN_PANELS = 6
 MOST_NAMED_ROWS = 30
 MOST_CELLS_WITH_NUMBERS = 60
-LONGEST_NAME = 18
+LONGEST_NAME, SHORT_NAME, LONGEST_BADGE = 18, 4, 8
 
 
 @dataclass(frozen=True)
@@ -221,7 +221,7 @@ def _picture_of_ellipses(normals: Normals, owners: Owners, names: list[str], poi
         normals.covariances,
         names=names,
         owners=whose,
-        badges=[owners.names[k] for k in normals.of_density],
+        badges=_badges(owners, normals.of_density),
         noun=owners.noun,
         n_clusters=len(owners.colours),
     )
@@ -231,6 +231,14 @@ def _picture_of_ellipses(normals: Normals, owners: Owners, names: list[str], poi
     if n_missing:
         caption += f" {as_text(n_missing)} of which something is missing are left out."
     return Picture(figure, alt, caption.strip())
+
+
+def _badges(owners: Owners, of_density: np.ndarray) -> list[str]:
+    """What is written at each normal density: its owner's name, if that is long only at the first that is the owner's."""
+    names = [owners.names[k] for k in of_density]
+    if max(map(len, names)) <= SHORT_NAME:
+        return names
+    return ["" if name in names[:i] else _shortened(name, LONGEST_BADGE) for i, name in enumerate(names)]
 
 
 def plural(noun: str) -> str:
@@ -282,13 +290,14 @@ def value_bars(values: np.ndarray, owners: Owners, names: Sequence[str], *, high
         axes.barh(rows, drawn, height=0.7, color=owners.drawn_colours)
         end = highest or max(float(drawn.max()), np.finfo(float).tiny)
         axes.set_xlim(0, 1.3 * end)
-        axes.set_xticks([0, end / 2, end] if highest else [0])
+        axes.set_xticks([0, end / 2, end] if highest else [])
+        axes.spines["bottom"].set_bounds(0, end if highest else 0)
         for row, value in zip(rows, drawn, strict=True):
             axes.text(value + 0.02 * end, row, _short(value), va="center", fontsize=8)
 
     with matplotlib.rc_context(STYLE):
         if len(names) > MOST_FEATURES_IN_PANELS:
-            return _table_of_cells(values[owners.drawn], owners, "column", highest)
+            return _table_of_cells(values[owners.drawn], owners, highest)
         return _panels_of_columns(draw, owners, names)
 
 
@@ -316,7 +325,7 @@ def spread(means: np.ndarray, deviations: np.ndarray, owners: Owners, names: Seq
 
     with matplotlib.rc_context(STYLE):
         if len(names) > MOST_FEATURES_IN_PANELS:
-            return _table_of_cells(means[owners.drawn], owners, "column", None)
+            return _table_of_cells(means[owners.drawn], owners, None)
         return _panels_of_columns(draw, owners, names)
 
 
@@ -378,8 +387,8 @@ def _panels_of_columns(draw: Callable[[Axes, np.ndarray, int], None], owners: Ow
     return figure
 
 
-def _table_of_cells(values: np.ndarray, owners: Owners, label: str, highest: float | None) -> Figure:
-    """An image: densities are rows, columns are columns."""
+def _table_of_cells(values: np.ndarray, owners: Owners, highest: float | None) -> Figure:
+    """An image in which densities are rows and features are columns."""
     figure = Figure(figsize=(WHOLE, _height(len(values), 0.9)), layout="constrained")
     axes = figure.add_subplot()
     colours = {"cmap": LEVELS} if highest is None else {"cmap": SHARES, "vmin": 0, "vmax": highest}
@@ -387,7 +396,7 @@ def _table_of_cells(values: np.ndarray, owners: Owners, label: str, highest: flo
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=12))
-    axes.set_xlabel(label)
+    axes.set_xlabel("feature")
     bar = figure.colorbar(image, ax=axes, aspect=14, pad=0.01)
     bar.outline.set_visible(False)
     _name_rows(axes, owners)

@@ -479,6 +479,8 @@ def _densities(
     for mean, covariance, colour in zip(means, [] if covariances is None else covariances, colours, strict=False):
         _ellipse(axes, mean, covariance, colour)
     for mean, colour, badge in zip(means, colours, badges, strict=True):
+        if not badge:
+            continue
         box = {"boxstyle": "circle,pad=0.22" if len(badge) < 3 else "round,pad=0.25,rounding_size=0.6"}
         box |= {"facecolor": LIGHT["card"], "edgecolor": colour, "linewidth": 1.4}
         axes.text(*mean, badge, fontsize=8, fontweight="bold", ha="center", va="center", bbox=box)

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
-from unveil.core.estimator import Estimator, SeparateMixin
+from unveil.core.estimator import Estimator
+from unveil.core.mixins import SeparateMixin
 from unveil.report import figures
 from unveil.report.bands import bands_figure
 from unveil.report.clusters import classes, clusters, observations
@@ -88,7 +89,7 @@ def _facts(estimator: Estimator, X: Any) -> list[Fact]:
     history = estimator.history_
     facts = []
     if X is not None:
-        facts.append(Fact("score", estimator.score(X), _score_unit(estimator)))
+        facts.append(Fact("score", Estimator.score(estimator, X), _score_unit(estimator)))
     if X is not None and hasattr(estimator, "bic"):
         facts.append(Fact("BIC", estimator.bic(X), "lower is better"))
     facts += [Fact("iterations", history.n_iter), Fact("converged", history.converged)]

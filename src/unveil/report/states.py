@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from unveil.core.estimator import ClusterMixin
+from unveil.core.mixins import ClusterMixin
 from unveil.report import figures
 from unveil.report.clusters import beside, feature_columns, left_out, owners_of_chain, rows_of
 from unveil.report.emissions import Points, columns_of_symbols, emission_cards
-from unveil.report.page import Card, Picture, Row, Section, Table, Text
+from unveil.report.page import Card, Picture, Section, Table, Text
 from unveil.report.sample import Sample, feature_names
 from unveil.report.surprise import surprise_card
 from unveil.report.theme import category_colours
@@ -65,6 +65,7 @@ def _state_table(estimator: Any) -> Table:
     columns |= {name: [cells[k] for k in density] for name, cells in features.items()}
     caption = "Probability of starting in a state, and how many steps it lasts on average"
     caption += "; features: mean ± standard deviation" if features else ""
+    caption += "".join(f"; states {name} share one density" for name in owners_of_chain(estimator.model_).names if "," in name)
     rows = list(zip(*columns.values(), strict=True))
     return Table(list(columns), rows, caption, digits=2, colours=category_colours(n_states))
 

@@ -13,7 +13,8 @@ from scipy.optimize import linear_sum_assignment
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
-from unveil.core.estimator import ClusterMixin, Estimator
+from unveil.core.estimator import Estimator
+from unveil.core.mixins import ClusterMixin
 from unveil.core.model import Emission
 from unveil.errors import ParameterError
 
