@@ -27,10 +27,10 @@ def beside(cards: list[Card], table: Table) -> list[Any]:
 
 
 def rows_of(cards: list[Card]) -> list[Any]:
-    """The cards in rows; those with a wide figure alone."""
+    """The cards two by two; one that is wide, or that is left over, alone."""
     narrow = [card for card in cards if card.blocks[0].width < WIDE]
-    wide = [Row([card]) for card in cards if card.blocks[0].width >= WIDE]
-    return ([Row(narrow)] if narrow else []) + wide
+    wide = [card for card in cards if card.blocks[0].width >= WIDE]
+    return [*(Row(narrow[i : i + 2]) for i in range(0, len(narrow), 2)), *(Row([card]) for card in wide)]
 
 
 def feature_columns(estimator: Any) -> dict[str, list[str]]:
@@ -80,15 +80,11 @@ def _saying_how_many(cards: list[Card], sample: Sample | None) -> list[Card]:
 
 def _picture_of_sequences(estimator: Any, sample: Sample, labels: np.ndarray) -> Picture:
     n_clusters = len(estimator.weights_)
-    figure = figures.clusters_of_sequences(
-        sample.items,
-        labels,
-        n_clusters=n_clusters,
-        names=feature_names(estimator),
-        symbols=columns_of_symbols(estimator.model_.emission),
-    )
+    names, symbols = feature_names(estimator), columns_of_symbols(estimator.model_.emission)
+    figure = figures.clusters_of_sequences(sample.items, labels, n_clusters=n_clusters, names=names, symbols=symbols)
     alt = f"{len(labels)} sequences, in a panel for each of {n_clusters} clusters."
-    caption = f"{sample.drawn('sequences')} At most 40 in each panel; a dot is where a path begins."
+    how = "each is a row of cells, brighter for a higher symbol" if 0 in symbols else "a dot is where a path begins"
+    caption = f"{sample.drawn('sequences')} At most 40 in each panel; {how}."
     return Picture(figure, alt, caption + left_out(n_clusters))
 
 

@@ -23,7 +23,8 @@ from unveil.emissions.low_rank_gaussian import LowRankGaussian
 from unveil.emissions.mixture import GaussianMixtureEmission
 from unveil.emissions.poisson import Poisson
 from unveil.emissions.product import ProductEmission
-from unveil.report.figures import HALF, MOST_PANELS, WHOLE, clusters_of_points, covariance_matrices
+from unveil.report.drawing import HALF, WHOLE
+from unveil.report.figures import MOST_PANELS, clusters_of_points, covariance_matrices
 from unveil.report.page import Card, Picture, as_text
 from unveil.report.theme import LEVELS, LIGHT, SHARES, STYLE
 
@@ -195,7 +196,7 @@ def picture_of(part: Any, owners: Owners, names: list[str], points: Points | Non
 @picture_of.register
 def _(part: Poisson, owners: Owners, names: list[str], points: Points | None) -> Picture:
     alt = f"The rates of {len(names)} counts in each of {len(owners.drawn)} densities."
-    return Picture(value_bars(as_array(part.rates), owners, names), alt, "How many are expected in a step.")
+    return Picture(value_bars(as_array(part.rates), owners, names), alt, "The expected counts.")
 
 
 @picture_of.register
@@ -208,7 +209,7 @@ def _(part: Bernoulli, owners: Owners, names: list[str], points: Points | None) 
 def _(part: Categorical, owners: Owners, names: list[str], points: Points | None) -> Picture:
     shown = min(len(names), MOST_PANELS)
     alt = f"The probabilities of the symbols in {shown} columns for each of {len(owners.drawn)} densities."
-    caption = "" if shown == len(names) else f"The first {shown} of {len(names)} columns."
+    caption = "An empty cell cannot happen." + ("" if shown == len(names) else f" The first {shown} of {len(names)} columns.")
     return Picture(symbol_probabilities(as_array(part.probabilities), as_array(part.n_symbols), owners, names), alt, caption)
 
 
@@ -229,7 +230,7 @@ def _picture_of_ellipses(normals: Normals, owners: Owners, names: list[str], poi
     n_missing = int(np.isnan(points.values).any(1).sum())
     caption = "The ellipses are two standard deviations wide on either side." if len(names) > 1 else ""
     if n_missing:
-        caption += f" {as_text(n_missing)} of which something is missing are left out."
+        caption += f" {as_text(n_missing)} observations of which something is missing are left out."
     return Picture(figure, alt, caption.strip())
 
 
@@ -291,7 +292,8 @@ def value_bars(values: np.ndarray, owners: Owners, names: Sequence[str], *, high
         end = highest or max(float(drawn.max()), np.finfo(float).tiny)
         axes.set_xlim(0, 1.3 * end)
         axes.set_xticks([0, end / 2, end] if highest else [])
-        axes.spines["bottom"].set_bounds(0, end if highest else 0)
+        axes.spines["bottom"].set_bounds(0, end)
+        axes.spines["bottom"].set_visible(highest is not None)
         for row, value in zip(rows, drawn, strict=True):
             axes.text(value + 0.02 * end, row, _short(value), va="center", fontsize=8)
 

@@ -1,88 +1,40 @@
-"""The figures of a report. Each function draws one kind, from arrays, and returns a matplotlib ``Figure``."""
+"""The figures of a report. Each function draws one kind, from arrays, and returns a matplotlib ``Figure``; those of chains are apart."""
 
 from __future__ import annotations
 
-import functools
 import math
-from collections.abc import Callable, Container, Iterable, Sequence
-from typing import Any
+from collections.abc import Container, Iterable, Sequence
 
-import matplotlib
 import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
-from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
-from matplotlib.image import AxesImage
-from matplotlib.patches import Circle, Ellipse, FancyArrowPatch
-from matplotlib.ticker import MaxNLocator
+from matplotlib.patches import Ellipse
 
 from unveil.core.history import History
 from unveil.kernels.stft import stft, window_length
-from unveil.report.theme import CATEGORIES, LEVELS, LIGHT, SHARES, STYLE, category_colours
+from unveil.report.drawing import (
+    HALF,
+    MANY_DOTS,
+    MOST_POINTS,
+    WHOLE,
+    add_colour_bar,
+    blank,
+    draw_image,
+    names_or_numbers,
+    pooled,
+    styled,
+    thinned,
+    whole_numbers,
+)
+from unveil.report.theme import CATEGORIES, LIGHT, category_colours
 
-HALF, WHOLE = 4.5, 9.4  # widths in inches: half a page, which is all of a phone, and all of a page
-MOST_POINTS = 5000
-MANY_DOTS = 300  # more are drawn as pixels
 MOST_COLUMNS = 600
 MOST_ROWS = 240
 MOST_PANELS = 12
 LOWEST_HZ, HIGHEST_HZ = 40.0, 16_000.0
 SILENCE = 1e-12  # -120 dB
-
-# ---------------------------------------------------------------------------------------------------------------------
-# What all figures share
-# ---------------------------------------------------------------------------------------------------------------------
-
-
-def _styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
-    """Draw in the style of the page, and leave matplotlib's settings as they were."""
-
-    @functools.wraps(draw)
-    def drawn(*args: Any, **kwargs: Any) -> Figure:
-        with matplotlib.rc_context(STYLE):
-            return draw(*args, **kwargs)
-
-    return drawn
-
-
-def _figure(width: float, height: float) -> Figure:
-    return Figure(figsize=(width, height), layout="constrained")
-
-
-def _thinned(n: int, most: int = MOST_POINTS) -> np.ndarray:
-    """At most ``most`` of the indices below n, evenly spread."""
-    return np.unique(np.linspace(0, n - 1, min(n, most)).round().astype(int))
-
-
-def _pooled(values: np.ndarray, most: int) -> np.ndarray:
-    """At most ``most`` columns: the largest value of each group of neighbours, so that no short event is lost."""
-    step = math.ceil(values.shape[-1] / most)
-    return np.maximum.reduceat(values, np.arange(0, values.shape[-1], step), axis=-1)
-
-
-def _whole_numbers(axis: Any) -> None:
-    axis.set_major_locator(MaxNLocator(integer=True, nbins=8))
-
-
-def _image(axes: Axes, values: np.ndarray, extent: Sequence[float], colours: tuple) -> AxesImage:
-    """An image that fills the axes, its first row at the bottom, with no more pixels than there are values."""
-    low, high = colours
-    return axes.imshow(
-        values, extent=tuple(extent), aspect="auto", origin="lower", cmap=LEVELS, vmin=low, vmax=high, interpolation="none"
-    )
-
-
-def _colour_bar(figure: Figure, image: AxesImage, label: str, ticks: np.ndarray | None = None) -> None:
-    bar = figure.colorbar(image, ax=image.axes, aspect=28, pad=0.02 * HALF / figure.get_figwidth(), ticks=ticks)
-    bar.outline.set_visible(False)
-    bar.set_label(label)
-
-
-def _feature_names(names: Sequence[str] | None, n_features: int) -> list[str]:
-    return [str(name) for name in names] if names is not None else [f"feature {d}" for d in range(n_features)]
-
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Sound
@@ -130,7 +82,7 @@ def _frequency_axis(axes: Axes, limits: tuple[float, float]) -> None:
     axes.set_ylabel("frequency (Hz)")
 
 
-@_styled
+@styled
 def spectrogram(
     samples: np.ndarray,
     sample_rate: float,
@@ -157,13 +109,13 @@ def spectrogram(
     duration = samples.shape[-1] / sample_rate
     bottom, top = limits or level_limits([samples], sample_rate)
     frequencies = _frequency_limits(sample_rate)
-    figure = _figure(width, 2.5)
+    figure = blank(width, 2.5)
     axes = figure.add_subplot()
-    image = _image(axes, levels(samples, sample_rate), (0, duration, *np.log10(frequencies)), (bottom, top))
+    image = draw_image(axes, levels(samples, sample_rate), (0, duration, *np.log10(frequencies)), (bottom, top))
     axes.set_xlim(0, seconds or duration)
     axes.set_xlabel("time (s)")
     _frequency_axis(axes, frequencies)
-    _colour_bar(figure, image, "level (dB)", np.arange(math.ceil(bottom / 20) * 20, top + 1, 20))
+    add_colour_bar(figure, image, "level (dB)", np.arange(math.ceil(bottom / 20) * 20, top + 1, 20))
     return figure
 
 
@@ -172,7 +124,7 @@ def spectrogram(
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-@_styled
+@styled
 def objective_curve(history: History, *, unit: str = "nats per step") -> Figure:
     """The objective over the iterations; what each of several starts had reached is marked at the right edge.
 
@@ -183,7 +135,7 @@ def objective_curve(history: History, *, unit: str = "nats per step") -> Figure:
     unit : str
         What the objective is, for the axis.
     """
-    figure = _figure(HALF, 2.5)
+    figure = blank(HALF, 2.5)
     axes = figure.add_subplot()
     axes.grid(axis="y")
     axes.plot(history.iterations, history.objective, color=CATEGORIES[0], marker="o" if len(history.objective) < 3 else None)
@@ -203,7 +155,7 @@ def objective_curve(history: History, *, unit: str = "nats per step") -> Figure:
     axes.margins(x=0.03, y=0.08)
     axes.set_xlabel("iteration")
     axes.set_ylabel(unit)
-    _whole_numbers(axes.xaxis)
+    whole_numbers(axes.xaxis)
     axes.ticklabel_format(axis="y", useOffset=False)
     _look_closer(axes, np.array(history.objective), np.array(history.restarts))
     return figure
@@ -216,182 +168,6 @@ def _look_closer(axes: Axes, objective: np.ndarray, restarts: np.ndarray) -> Non
         return
     axes.set_ylim(after.min() - 0.15 * np.ptp(after), after.max() + 0.08 * np.ptp(after))
     axes.text(0.97, 0.05, f"from {objective[0]:,.4g}".replace("-", "−"), transform=axes.transAxes, ha="right", color=LIGHT["muted"])
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Chains of states
-# ---------------------------------------------------------------------------------------------------------------------
-
-
-@_styled
-def transition_matrix(transmat: np.ndarray) -> Figure:
-    """The probabilities of going from one state (rows) to another (columns); with numbers where there is room."""
-    n_states = len(transmat)
-    side = min(2.0 + 0.3 * n_states, HALF)
-    figure = _figure(side, side * 0.95)
-    axes = figure.add_subplot()
-    axes.imshow(transmat, cmap=SHARES, vmin=0, vmax=1, interpolation="none")
-    axes.spines[:].set_visible(False)
-    axes.tick_params(length=0)
-    axes.xaxis.set_label_position("top")
-    axes.xaxis.tick_top()
-    axes.set_xlabel("to state")
-    axes.set_ylabel("from state")
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_locator(MaxNLocator(integer=True, nbins=min(n_states, 12), min_n_ticks=1))
-    if n_states <= 10:
-        for (i, j), probability in np.ndenumerate(transmat):
-            if probability > 0:  # an empty cell says more clearly that this cannot happen
-                axes.text(j, i, _probability(probability), ha="center", va="center", fontsize=8)
-    return figure
-
-
-def _probability(value: float) -> str:
-    """Two decimals, without claiming a certainty that is not there."""
-    if value < 0.005:
-        return "<.01"
-    if 0.995 <= value < 1:
-        return ">.99"
-    return "1" if value == 1 else f"{value:.2f}".removeprefix("0")
-
-
-@_styled
-def transition_graph(transmat: np.ndarray, startprob: np.ndarray | None = None) -> Figure:
-    """States on a circle; an arrow is as wide as its transition is probable, those below 1 % are left out.
-
-    Parameters
-    ----------
-    transmat : ndarray of shape (n_states, n_states)
-        Rows are where from. A ring at a state is the probability of staying.
-    startprob : ndarray of shape (n_states,), optional
-        Arrows from outside.
-    """
-    n_states = len(transmat)
-    figure = _figure(3.6, 3.4)
-    axes = figure.add_subplot()
-    axes.set_aspect("equal")
-    axes.axis("off")
-    axes.set(xlim=(-1.75, 1.75), ylim=(-1.7, 1.7))
-    angles = np.pi / 2 - 2 * np.pi * np.arange(n_states) / n_states
-    outward = np.column_stack([np.cos(angles), np.sin(angles)])
-    places = outward if n_states > 1 else np.zeros((1, 2))
-    radius = min(0.2, 1.6 / (n_states + 1))
-    for i, j in np.argwhere(transmat >= 0.01):
-        if i == j:
-            _stay(axes, places[i] + 1.35 * radius * outward[i], radius, transmat[i, i])
-        else:
-            _arrow(axes, places[i], places[j], transmat[i, j], radius, bend=0.16)
-    for place, direction, probability in zip(places, outward, [] if startprob is None else startprob, strict=False):
-        if probability >= 0.01:
-            aside = np.array([[0.77, 0.64], [-0.64, 0.77]]) @ direction  # beside the ring, not through it
-            _arrow(axes, place + (radius + 0.48) * aside, place, probability, radius, bend=0.0, colour=CATEGORIES[1])
-    for state, (place, colour) in enumerate(zip(places, category_colours(n_states), strict=True)):
-        axes.add_patch(Circle(place, radius, facecolor=LIGHT["card"], edgecolor=colour, linewidth=2.4, zorder=3))
-        axes.text(*place, str(state), ha="center", va="center_baseline", fontweight="bold", zorder=4)
-    return figure
-
-
-def _stay(axes: Axes, centre: np.ndarray, radius: float, probability: float) -> None:
-    ring = Circle(centre, 0.85 * radius, fill=False, edgecolor=LIGHT["muted"], linewidth=_width(probability), zorder=1)
-    axes.add_patch(ring)
-
-
-def _arrow(
-    axes: Axes,
-    start: np.ndarray,
-    end: np.ndarray,
-    probability: float,
-    radius: float,
-    *,
-    bend: float,
-    colour: str = LIGHT["muted"],
-) -> None:
-    shrink = 72 * radius  # in points: a unit of these axes is about an inch
-    axes.add_patch(
-        FancyArrowPatch(
-            start,
-            end,
-            connectionstyle=f"arc3,rad={bend}",
-            arrowstyle="-|>,head_length=0.5,head_width=0.25",
-            mutation_scale=7 + 11 * probability,
-            linewidth=_width(probability),
-            color=colour,
-            shrinkA=shrink if bend else 0,
-            shrinkB=shrink,
-            zorder=2,
-        )
-    )
-
-
-def _width(probability: float) -> float:
-    return 0.5 + 3.5 * float(probability)
-
-
-@_styled
-def state_sequence(
-    X: np.ndarray,
-    states: np.ndarray,
-    *,
-    n_states: int | None = None,
-    names: Sequence[str] | None = None,
-    breaks: Iterable[int] = (),
-    symbols: Container[int] = (),
-) -> Figure:
-    """The features over time, coloured by state; a line has a gap where a value is missing.
-
-    Parameters
-    ----------
-    X : ndarray of shape (n_steps, n_features)
-        Up to 5 features have a panel each; more are shown as an image above the states. More than 5000 steps are thinned out.
-    states : ndarray of int of shape (n_steps,)
-    n_states : int, optional
-        By default as many as ``states`` has.
-    names : sequence of str, optional
-        Of the features.
-    breaks : iterable of int
-        The steps at which a new sequence begins.
-    symbols : container of int
-        The features that are symbols: no line joins them.
-    """
-    shown = _thinned(len(X))
-    colours = category_colours(n_states or int(states.max()) + 1)
-    many = X.shape[1] > 5
-    n_panels = 1 if many else X.shape[1]
-    figure = _figure(WHOLE, 0.9 + (2.2 if many else 1.05 * n_panels))
-    heights = [1.0] * n_panels + [0.16 if n_panels < 3 else 0.24]
-    *panels, strip = figure.subplots(n_panels + 1, 1, sharex=True, height_ratios=heights)
-    if many:
-        _image(panels[0], X[shown].T, (-0.5, len(X) - 0.5, -0.5, X.shape[1] - 0.5), (None, None))
-        panels[0].set_ylabel("feature")
-    else:
-        for d, (panel, name) in enumerate(zip(panels, _feature_names(names, X.shape[1]), strict=True)):
-            _coloured_line(panel, shown, X[shown, d], np.array(colours)[states[shown]], name, joined=d not in symbols)
-    for panel in panels:
-        for step in breaks:
-            panel.axvline(step - 0.5, color=LIGHT["line"], linewidth=0.8, zorder=0)
-    _state_strip(strip, states[shown], len(X), colours)
-    return figure
-
-
-def _coloured_line(axes: Axes, steps: np.ndarray, values: np.ndarray, colours: np.ndarray, name: str, *, joined: bool) -> None:
-    if joined:
-        axes.plot(steps, values, color=LIGHT["muted"], linewidth=0.6, alpha=0.6)
-    else:
-        axes.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=5, min_n_ticks=1))
-    there = np.isfinite(values)
-    size = 3 if len(steps) > 500 else 9
-    axes.scatter(steps[there], values[there], c=colours[there], s=size, linewidth=0, zorder=3, rasterized=len(steps) > MANY_DOTS)
-    axes.margins(y=0.1)
-    axes.set_ylabel(name)
-
-
-def _state_strip(axes: Axes, states: np.ndarray, n_steps: int, colours: list[str]) -> None:
-    drawn = _image(axes, states[None], (-0.5, n_steps - 0.5, 0, 1), (-0.5, len(colours) - 0.5))
-    drawn.set_cmap(ListedColormap(colours))
-    axes.set_yticks([0.5], ["state"])
-    axes.tick_params(axis="y", length=0)
-    axes.spines[:].set_visible(False)
-    axes.set_xlabel("step")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -411,7 +187,7 @@ def covariance_matrices(covariances: np.ndarray, covariance_type: str, n_compone
     return covariances[:, None, None] * eye
 
 
-@_styled
+@styled
 def clusters_of_points(
     X: np.ndarray,
     labels: np.ndarray,
@@ -450,14 +226,14 @@ def clusters_of_points(
     """
     n_clusters = n_clusters or max(int(labels.max()) + 1, 0 if means is None else len(means))
     colours = category_colours(n_clusters)
-    figure = _figure(HALF, 3.6)
+    figure = blank(HALF, 3.6)
     axes = figure.add_subplot()
     if X.shape[1] == 1:
-        _histogram(axes, X[:, 0], labels, colours, _feature_names(names, 1)[0], noun)
+        _histogram(axes, X[:, 0], labels, colours, names_or_numbers(names, 1)[0], noun)
         return figure
     complete = np.flatnonzero(np.isfinite(X).all(1))
     centre, basis, titles = _plane(X[complete] if len(complete) else np.zeros_like(X[:1]), names)
-    shown = complete[_thinned(len(complete))]
+    shown = complete[thinned(len(complete))]
     points = (X[shown] - centre) @ basis
     size = np.clip(2500 / max(len(shown), 1), 3, 16)
     axes.scatter(*points.T, c=np.array(colours)[labels[shown]], s=size, alpha=0.6, linewidth=0, rasterized=len(shown) > MANY_DOTS)
@@ -490,9 +266,9 @@ def _plane(X: np.ndarray, names: Sequence[str] | None) -> tuple[np.ndarray, np.n
     """The plane that points are drawn in: its origin, its two directions (n_features, 2), and what they are called."""
     n_features = X.shape[1]
     if n_features == 2:
-        return np.zeros(2), np.eye(2), _feature_names(names, 2)
+        return np.zeros(2), np.eye(2), names_or_numbers(names, 2)
     centre = X.mean(0)
-    _, singular, directions = np.linalg.svd(X[_thinned(len(X))] - centre, full_matrices=False)
+    _, singular, directions = np.linalg.svd(X[thinned(len(X))] - centre, full_matrices=False)
     shares = singular**2 / max(np.sum(singular**2), np.finfo(float).tiny)
     directions, shares = np.pad(directions, ((0, 2), (0, 0)))[:2], np.pad(shares, (0, 2))[:2]
     return centre, directions.T, [f"principal component {i + 1} ({share:.0%} of the variance)" for i, share in enumerate(shares)]
@@ -511,11 +287,12 @@ def _histogram(axes: Axes, values: np.ndarray, labels: np.ndarray, colours: list
     groups = [values[(labels == k) & finite] for k in present]
     axes.hist(groups, bins=40, stacked=True, color=[colours[k] for k in present], label=[str(k) for k in present])
     axes.set(xlabel=name, ylabel="points")
+    whole_numbers(axes.yaxis)
     if present:
         axes.legend(title=noun, frameon=False, ncols=math.ceil(len(present) / 8))
 
 
-@_styled
+@styled
 def clusters_of_sequences(
     sequences: Sequence[np.ndarray],
     labels: np.ndarray,
@@ -546,12 +323,12 @@ def clusters_of_sequences(
     n_rows = math.ceil(n_panels / n_columns)
     planar = 2 <= sequences[0].shape[1] <= 4 and 0 not in symbols and 1 not in symbols
     highest = max(float(np.nanmax(each[:, 0], initial=1)) for each in sequences) if 0 in symbols else None
-    figure = _figure(HALF if n_columns <= 2 else WHOLE, 0.4 + n_rows * (2.4 if planar else 1.9))
+    figure = blank(HALF if n_columns <= 2 else WHOLE, 0.4 + n_rows * (2.4 if planar else 1.9))
     panels = figure.subplots(n_rows, n_columns, sharex=True, sharey=True, squeeze=False).ravel()
-    names = _feature_names(names, sequences[0].shape[1])
+    names = names_or_numbers(names, sequences[0].shape[1])
     for cluster, (panel, colour) in enumerate(zip(panels, category_colours(n_clusters), strict=False)):
         members = [sequences[i] for i in np.flatnonzero(labels == cluster)]
-        chosen = [members[i] for i in _thinned(len(members), 40)] if members else []
+        chosen = [members[i] for i in thinned(len(members), 40)] if members else []
         if highest is not None:
             _draw_cells(panel, [each[:MOST_COLUMNS, 0] for each in chosen], highest)
         else:
@@ -576,13 +353,13 @@ def _draw_cells(axes: Axes, sequences: list[np.ndarray], highest: float) -> None
     cells = np.full((len(sequences), max(map(len, sequences))), np.nan)
     for row, values in zip(cells, sequences, strict=True):
         row[: len(values)] = values
-    _image(axes, cells, (-0.5, cells.shape[1] - 0.5, -0.5, len(cells) - 0.5), (0, highest))
+    draw_image(axes, cells, (-0.5, cells.shape[1] - 0.5, -0.5, len(cells) - 0.5), (0, highest))
     axes.set_yticks([])
 
 
 def _draw_paths(axes: Axes, sequences: list[np.ndarray], planar: bool, colour: str) -> None:
     paths = [each[:, :2] if planar else np.column_stack([np.arange(len(each)), each[:, 0]]) for each in sequences]
-    paths = [path[_thinned(len(path), MOST_POINTS // 40)] for path in paths]
+    paths = [path[thinned(len(path), MOST_POINTS // 40)] for path in paths]
     axes.add_collection(LineCollection(paths, colors=colour, linewidth=0.8, alpha=0.45))
     begins = [path[there[0]] for path in paths if len(there := np.flatnonzero(np.isfinite(path).all(1)))]
     if planar and begins:
@@ -595,7 +372,7 @@ def _draw_paths(axes: Axes, sequences: list[np.ndarray], planar: bool, colour: s
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-@_styled
+@styled
 def dictionary(components: np.ndarray, sample_rate: float | None = None) -> Figure:
     """The atoms of a factorisation side by side, each relative to its largest value.
 
@@ -608,10 +385,10 @@ def dictionary(components: np.ndarray, sample_rate: float | None = None) -> Figu
         frequency axis.
     """
     relative = components / np.maximum(components.max(1, keepdims=True), np.finfo(float).tiny)
-    figure = _figure(HALF, 2.7)
+    figure = blank(HALF, 2.7)
     axes = figure.add_subplot()
     if sample_rate is None:
-        _atoms(figure, axes, _pooled(relative, MOST_ROWS).T, (-0.5, components.shape[1] - 0.5), (0, 1), "relative value")
+        _atoms(figure, axes, pooled(relative, MOST_ROWS).T, (-0.5, components.shape[1] - 0.5), (0, 1), "relative value")
         axes.set_ylabel("feature")
     else:
         limits = _frequency_limits(sample_rate)
@@ -620,17 +397,17 @@ def dictionary(components: np.ndarray, sample_rate: float | None = None) -> Figu
         _atoms(figure, axes, decibels, tuple(np.log10(limits)), (-60, 0), "relative level (dB)")
         _frequency_axis(axes, limits)
     axes.set_xlabel("atom")
-    _whole_numbers(axes.xaxis)
+    whole_numbers(axes.xaxis)
     return figure
 
 
 def _atoms(figure: Figure, axes: Axes, image: np.ndarray, vertical: tuple, colours: tuple, label: str) -> None:
     extent = (-0.5, image.shape[1] - 0.5, *vertical)
-    drawn = _image(axes, image, extent, colours)
-    _colour_bar(figure, drawn, label)
+    drawn = draw_image(axes, image, extent, colours)
+    add_colour_bar(figure, drawn, label)
 
 
-@_styled
+@styled
 def activations(values: np.ndarray, *, seconds_per_item: float | None = None) -> Figure:
     """How much of each atom is in each item, relative to the atom's largest activation.
 
@@ -643,11 +420,11 @@ def activations(values: np.ndarray, *, seconds_per_item: float | None = None) ->
     """
     relative = values.T / np.maximum(values.max(0), np.finfo(float).tiny)[:, None]
     n_atoms, n_items = relative.shape
-    figure = _figure(WHOLE, 2.7)
+    figure = blank(WHOLE, 2.7)
     axes = figure.add_subplot()
     extent = (0, n_items * (seconds_per_item or 1), -0.5, n_atoms - 0.5)
-    image = _image(axes, _pooled(relative, 2 * MOST_COLUMNS), extent, (0, 1))
+    image = draw_image(axes, pooled(relative, 2 * MOST_COLUMNS), extent, (0, 1))
     axes.set(xlabel="item" if seconds_per_item is None else "time (s)", ylabel="atom")
-    _whole_numbers(axes.yaxis)
-    _colour_bar(figure, image, "relative activation")
+    whole_numbers(axes.yaxis)
+    add_colour_bar(figure, image, "relative activation")
     return figure

@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator
 from unveil.data.batch import Batches
 from unveil.data.layout import as_rows
 from unveil.errors import InputError
-from unveil.report.figures import HALF, MANY_DOTS, MOST_POINTS
+from unveil.report.drawing import HALF, MANY_DOTS, MOST_POINTS
 from unveil.report.page import Card, Picture, Row, Section
 from unveil.report.theme import CATEGORIES, LIGHT, STYLE
 

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from unveil.report.figures import WHOLE
+from unveil.report.drawing import WHOLE
 from unveil.report.page import Card, Fact, Facts, Page, Picture, Row, Section, Table, as_text, write_page
 from unveil.report.provenance import how_this_was_made, parameter_table, setting_text
 from unveil.report.theme import LIGHT, STYLE, category_colours

@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 
 from unveil.core.mixins import ClusterMixin
-from unveil.report import figures
+from unveil.report.chains import state_sequence, transition_graph, transition_matrix
 from unveil.report.clusters import beside, feature_columns, left_out, owners_of_chain, rows_of
 from unveil.report.emissions import Points, columns_of_symbols, emission_cards
+from unveil.report.figures import MOST_PANELS
 from unveil.report.page import Card, Picture, Section, Table, Text
 from unveil.report.sample import Sample, feature_names
 from unveil.report.surprise import surprise_card
@@ -38,7 +39,7 @@ def states(estimator: Any, sample: Sample | None) -> Section | None:
 def _picture_of_states(estimator: Any, sample: Sample, paths: list[np.ndarray]) -> Picture:
     steps, path = sample.steps[:STEPS_IN_A_ROW], np.concatenate(paths)[:STEPS_IN_A_ROW]
     breaks = [step for step in np.cumsum([len(path) for path in paths])[:-1] if step < len(steps)]
-    figure = figures.state_sequence(
+    figure = state_sequence(
         steps,
         path,
         n_states=len(estimator.transmat_),
@@ -81,7 +82,7 @@ def transitions(estimator: Any, sample: Sample | None) -> Section | None:
         if len(transmat) <= MOST_STATES_IN_A_GRAPH:
             cards.insert(0, Card("Paths", [_picture_of_graph(transmat, estimator.startprob_)]))
     else:
-        cards = [Card(f"Cluster {c}", [_picture_of_matrix(matrix)]) for c, matrix in enumerate(transmat[: figures.MOST_PANELS])]
+        cards = [Card(f"Cluster {c}", [_picture_of_matrix(matrix)]) for c, matrix in enumerate(transmat[:MOST_PANELS])]
         said = left_out(len(transmat)).strip()
     return Section("Transitions", [*([Text(said)] if said else []), *rows_of(cards)])
 
@@ -91,10 +92,10 @@ def _picture_of_matrix(transmat: np.ndarray) -> Picture:
     alt = f"Transition probabilities between {len(transmat)} states; staying has {stay:.2f} on average."
     n_impossible = int((transmat == 0).sum())
     caption = f"Empty cells cannot happen: {n_impossible} of {transmat.size}." if n_impossible else ""
-    return Picture(figures.transition_matrix(transmat), alt, caption)
+    return Picture(transition_matrix(transmat), alt, caption)
 
 
 def _picture_of_graph(transmat: np.ndarray, startprob: np.ndarray) -> Picture:
     alt = f"Graph of {len(transmat)} states; the start is most probably in state {int(np.argmax(startprob))}."
     caption = "Wider is more probable. A ring is staying; an arrow from outside is the start; below 1 % is left out."
-    return Picture(figures.transition_graph(transmat, startprob), alt, caption)
+    return Picture(transition_graph(transmat, startprob), alt, caption)

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from unveil.report.figures import WHOLE
+from unveil.report.drawing import WHOLE
 from unveil.report.page import Card, Picture
 from unveil.report.theme import LIGHT, STYLE, category_colours
 
