@@ -12,6 +12,10 @@ import pytest
 import soundfile
 
 from unveil.cli import main
+from unveil.models.gaussian_mixture import GaussianMixture
+from unveil.models.hmm import HMM
+from unveil.models.linear_dynamical_system import LinearDynamicalSystem
+from unveil.models.ppca import PPCA
 
 RATE = 8000
 
@@ -79,5 +83,38 @@ def material(tmp_path_factory):
 def here(material, tmp_path, monkeypatch):
     """A folder of the test's own with the material, where it works."""
     shutil.copytree(material, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture(scope="session")
+def trained(material, tmp_path_factory):
+    """The material with counts, waves and what is missing, and models of them; to be copied."""
+    folder = shutil.copytree(material, tmp_path_factory.mktemp("trained") / "here")
+    rng = np.random.default_rng(1)
+    points = np.load(folder / "points.npy")
+    holed = points.copy()
+    holed[::7, 1] = np.nan
+    np.save(folder / "holed.npy", holed)
+    counts = rng.poisson(np.repeat([2.0, 30.0, 2.0, 30.0], 15))[:, None]
+    np.save(folder / "counts.npy", counts)
+    t = np.arange(50)
+    waves = np.stack([np.sin(t / 4), np.cos(t / 4)], 1) + rng.normal(0, 0.1, size=(50, 2))
+    waves[30:33] = np.nan
+    np.savez(folder / "waves.npz", a=waves[:20], b=waves[20:])
+    for name, model, data in (
+        ("mixture", GaussianMixture(2, random_state=0), points),
+        ("hmm", HMM(2, emission="poisson", random_state=0), counts),
+        ("lds", LinearDynamicalSystem(2, tol=0.1, random_state=0), [waves[:20], waves[20:]]),
+        ("ppca", PPCA(1, random_state=0), holed),
+    ):
+        model.fit(data).save(folder / f"{name}.unveil")
+    return folder
+
+
+@pytest.fixture
+def with_models(trained, tmp_path, monkeypatch):
+    """A folder of the test's own with the material and the models, where it works."""
+    shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     return tmp_path

@@ -21,9 +21,9 @@ RATE = 8000
 
 
 @pytest.fixture(scope="module")
-def all_ruins(material, tmp_path_factory):
-    """Beside the good material, all kinds of bad; and results of earlier, which must not change."""
-    folder = shutil.copytree(material, tmp_path_factory.mktemp("ruins") / "here")
+def all_ruins(trained, tmp_path_factory):
+    """Beside the good material and models, all kinds of bad; and results of earlier, which must not change."""
+    folder = shutil.copytree(trained, tmp_path_factory.mktemp("ruins") / "here")
     with contextlib.chdir(folder):
         make_ruins()
     return folder
@@ -39,9 +39,16 @@ def ruins(all_ruins, tmp_path, monkeypatch):
 
 def make_ruins():
     points, sound = np.load("points.npy"), soundfile.read("mix.wav")[0]
-    holed = points.copy()
-    holed[7, 1] = np.nan
-    np.save("nan.npy", holed)
+    endless = points.copy()
+    endless[7, 1] = np.inf
+    np.save("inf.npy", endless)
+    gapped = np.load("counts.npy").astype(float)
+    gapped[7] = np.nan
+    np.save("gaps.npy", gapped)
+    np.savetxt("labels.csv", np.arange(100) % 2, fmt="%d")
+    np.savetxt("halves.csv", np.arange(100) / 2)
+    np.savetxt("few.csv", [0, 1, -1], fmt="%d")
+    np.savetxt("most.csv", np.full(100, 7) - 8 * (np.arange(100) > 50), fmt="%d")
     np.save("three.npy", points[:3])
     np.save("wide.npy", np.ones((5, 3)))
     np.save("words.npy", np.array(["a", "b"]))
@@ -90,11 +97,16 @@ SEPARATE = "separate {} --source low=low.wav --source high=highs -o earlier --at
 WITH_SOURCE = "separate mix.wav --source low=low.wav --source high={} -o earlier --atoms 1"
 PREDICT = "predict {} points.npy -o earlier/out.npy"
 
+INFINITE = "infinity at row 7 of inf.npy, column 1; replace it by a finite number"
+SYMBOLS = "fit HMM gaps.npy -o earlier/model.unveil --set emission=categorical"
+CLASSES = "fit GaussianMixtureClassifier {} -o earlier/model.unveil --labels {}"
+SELECT = "select GaussianMixture points.npy -o earlier --grid {}"
+
 FAILS = {  # command: what the line says, in order
-    GAUSS.format("nan.npy"): "NaN at row 7 of nan.npy, column 1; drop or fill that row",
-    CLUSTER.format("nan.npy"): "NaN at row 7 of nan.npy, column 1; drop or fill that row",
-    "predict m.unveil nan.npy -o earlier/out.npy": "NaN at row 7 of nan.npy, column 1; drop or fill that row",
-    "score m.unveil nan.npy --json": "NaN at row 7 of nan.npy, column 1; drop or fill that row",
+    GAUSS.format("inf.npy"): INFINITE,
+    CLUSTER.format("inf.npy"): INFINITE,
+    "predict m.unveil inf.npy -o earlier/out.npy": INFINITE,
+    "score m.unveil inf.npy --json": INFINITE,
     GAUSS.format("empty.npy"): "empty.npy: the file is empty (0 bytes); write it again",
     GAUSS.format("empty.csv"): "empty.csv: the file is empty (0 bytes); write it again",
     GAUSS.format("header.csv"): "header.csv: holds no rows; give at least one",
@@ -122,13 +134,15 @@ FAILS = {  # command: what the line says, in order
     ): "foreign.unveil: holds a 'os.system', which this version does not know; it knows GaussianHMM, ",
     PREDICT.format("misfit.unveil"): "misfit.unveil: its contents do not fit a NMF .*; save the model again",
     PREDICT.format("newer.unveil"): "newer.unveil: written by a newer Unveil (format 99 > 1); upgrade Unveil",
-    PREDICT.format("nmf.unveil"): "nmf.unveil: holds NMF, which has no clusters or states; use another model, or `unveil score`",
-    f"{PREDICT.format('m.unveil')} --states": "m.unveil: holds GaussianMixture, which has no paths of states; use another model",
+    PREDICT.format(
+        "nmf.unveil"
+    ): "nmf.unveil: holds NMF, which has no clusters or states; use one of GaussianHMM, GaussianMixture, .*",
+    f"{PREDICT.format('m.unveil')} --states": "m.unveil: holds GaussianMixture, which has no paths of states; use one of MixtureOfHMMs",
     "predict m.unveil wide.npy -o earlier/out.npy": "X has 3 features, but GaussianMixture is expecting 2 .*; give the columns",
     "sample cut.unveil -o earlier/out.npy": "cut.unveil: damaged or not a model file .*; save or copy the model again",
     "report cut.unveil -o earlier/page.html": "cut.unveil: damaged or not a model file .*; save or copy the model again",
     "report hollow": "hollow/model.unveil: no such model file; check the name",
-    "report m.unveil nan.npy -o earlier/page.html": "NaN at row 7 of nan.npy, column 1; drop or fill that row",
+    "report m.unveil inf.npy -o earlier/page.html": INFINITE,
     SEPARATE.format("missing.wav"): "missing.wav: no such file; check the name",
     SEPARATE.format("empty.wav"): "empty.wav: the file is empty (0 bytes); record or export it again",
     SEPARATE.format(
@@ -153,6 +167,25 @@ FAILS = {  # command: what the line says, in order
     "evaluate --reference true --estimate estimates": "estimates: no estimate named high; it holds low, give each the name of its",
     "evaluate --reference true --estimate missing": "missing: no such file or folder; give a sound file or a folder of sound files",
     "evaluate --reference hollow --estimate true": "hollow: no sound files in it; expected names that end in",
+    # what a model cannot do, or not with this
+    SYMBOLS: "column 0 of X holds nan; expected whole numbers from 0; code the categories, NaN too, as 0, 1, 2",
+    CLASSES.format("points.npy", "few.csv"): "y has 3 labels for 100 items; give one for each, -1 where it is unknown",
+    CLASSES.format("points.npy", "halves.csv"): "0.5 at row 1 of halves.csv is no whole number; give classes 0, 1, ..., and -1 for",
+    CLASSES.format("points.npy", "points.csv"): "points.csv: has 2 columns; give one whole number a line, -1 where the class is",
+    CLASSES.format("points.npy", "missing.csv"): "missing.csv: no such file or folder; check the name",
+    "fit GaussianMixture points.npy -o earlier/model.unveil --labels labels.csv": "labels.csv: every class is known, .*; use GaussianMix",
+    "fit GaussianMixture points.npy -o earlier/model.unveil --labels most.csv": "y holds 7 at item 0; expected 0, or -1 where it is unk",
+    "impute nmf.unveil points.npy -o earlier/out.npy": "nmf.unveil: holds NMF, which has no way to fill what is missing; use one of .*PPCA",
+    "transform mixture.unveil points.npy -o earlier/out.npy": "mixture.unveil: holds GaussianMixture, which has no latent variables",
+    "filter mixture.unveil points.npy -o earlier/out.npy": "which has no states that can be filtered; use one of GaussianHMM, HMM, Lin",
+    "forecast ppca.unveil points.npy -o earlier/out.npy": "ppca.unveil: holds PPCA, which has no forecasts; use one of GaussianHMM, HMM",
+    "score mixture.unveil points.npy --steps": "mixture.unveil: holds GaussianMixture, which has no scores of single steps; use one of",
+    "filter hmm.unveil points.npy -o earlier/out.npy": "X has 2 features, but HMM is expecting 1 .*; give the columns that it was",
+    "forecast hmm.unveil points.npy --json": "X has 2 features, but HMM is expecting 1 .*; give the columns that it was fitted on",
+    "impute lds.unveil inf.npy -o earlier/out.npy": INFINITE,
+    "impute cut.unveil holed.npy -o earlier/out.npy": "cut.unveil: damaged or not a model file .*; save or copy the model again",
+    "select GaussianMixture inf.npy --grid n_components=1:2 -o earlier": f"none of the 2 combinations can be fitted; .*{INFINITE}",
+    "select HMM counts.npy --grid n_states=1:2 --criterion cv": "cv=5 but X has 1 sequences, and whole sequences are held out; give",
     # where the result cannot be
     "fit GaussianMixture points.npy -o low.wav/new": "cannot write low.wav/new: low.wav is not a folder, .*; choose another folder",
     "fit GaussianMixture points.npy -o earlier": "cannot write earlier: it is a folder; give the name of a file",
@@ -166,7 +199,7 @@ FAILS = {  # command: what the line says, in order
 }
 
 MISUSES = {
-    "fit Mixture points.npy -o earlier/model.unveil": "no model 'Mixture'; there are GaussianHMM, GaussianMixture, MixtureOfHMMs, NMF",
+    "fit Mixture points.npy -o earlier/model.unveil": "no model 'Mixture'; there are GaussianHMM, GaussianMixture, .*, HMM, .*, NMF, PPCA",
     f"{GAUSS.format('points.npy')} --set k=3": "GaussianMixture has no setting 'k'; it has .*n_components, ",
     f"{GAUSS.format('points.npy')} --set n_components": "--set n_components: expected KEY=VALUE, such as --set n_init=10",
     f"{GAUSS.format('points.npy')} --set n_components=0": "n_components=0: expected a whole number >= 1",
@@ -180,9 +213,33 @@ MISUSES = {
     f"{SEPARATE.format('mix.wav')} --reference third=low.wav": "--reference third: there is no --source of that name; expected one of low,",
     f"{SEPARATE.format('mix.wav')} --reference low=low.wav": "--reference: there is none for high, .*; give one for each source",
     f"{SEPARATE.format('mix.wav')} --model vae": "--model vae: expected nmf",
+    "fit GaussianMixtureClassifier points.npy -o earlier/model.unveil": "GaussianMixtureClassifier learns classes from labels; give",
+    "fit PPCA points.npy -o earlier/model.unveil --labels labels.csv": "--labels labels.csv: PPCA does not learn from labels; leave",
+    "fit HMM counts.npy -o earlier/model.unveil --set emission=beta": "emission='beta': expected one of 'gaussian', ",
+    "score hmm.unveil counts.npy --steps --each": "--each and --steps: scores of items or of steps, not both; leave one out",
+    "forecast hmm.unveil counts.npy -o out.xlsx": "--out out.xlsx: expected a name that ends in .npy or .csv",
+    "impute lds.unveil waves.npz -o out.wav": "--out out.wav: expected a name that ends in .npy, .csv or .npz",
+    "select Mixture points.npy --grid n_components=1:2": "no model 'Mixture'; there are GaussianHMM, ",
+    "select NMF points.npy --grid n_components=1:2 --set k=3": "NMF has no setting 'k'; it has ",
+    f"{SELECT.format('n_components=1:2')} --criterion size": "--criterion='size': expected one of 'bic', 'aic', 'icl', 'cv'",
+    SELECT.format("k=1:2"): "GaussianMixture has no setting 'k'; it has .*n_components, ",
+    SELECT.format("n_components"): "--grid n_components: expected KEY=VALUES, such as --grid n_components=1:8 or cov",
+    SELECT.format("n_components="): "--grid n_components=: expected KEY=VALUES, such as --grid n_components=1:8 or cov",
+    SELECT.format("n_components=4:1"): "--grid n_components=4:1: there is nothing from 4 to 1; write 1:4",
+    SELECT.format(
+        "n_components=1:x"
+    ): "--grid n_components=1:x: '1:x' is no range; expected two whole numbers FROM:TO, such as 1:8",
+    SELECT.format("n_components=1:9:2"): "'1:9:2' is no range; expected two whole numbers FROM:TO, such as 1:8",
+    SELECT.format("covariance_type=full,,diag"): "--grid covariance_type=full,,diag: a value is missing beside a comma; write it",
+    f"{SELECT.format('tol=1')} --grid tol=2": "--grid tol=2: tol is given twice; write all its values in one list",
+    "reproduce nothing -o earlier": "no experiment 'nothing'; there are .*spoken-digits",
     "data fetch nothing": "unknown data set 'nothing'; the known ones are notes, ",
     # what would destroy what it is made from
     "fit GaussianMixture points.npy -o points.npy": "points.npy: would be written over, and is needed as input; choose another --out",
+    "impute mixture.unveil holed.npy -o holed.npy": "holed.npy: would be written over, and is needed as input; choose another --out",
+    CLASSES.format("points.npy", "labels.csv").replace(
+        "earlier/model.unveil", "labels.csv"
+    ): "labels.csv: would be written over, and is",
     "predict m.unveil points.npy -o ./points.npy": "points.npy: would be written over, and is needed as input; choose another",
     "separate mix.wav --source low=low.wav --source high=highs -o .": "low.wav: would be written over, and is needed as input; choose",
     "separate mix.wav --source one=highs --source two=low.wav -o highs": "highs/one.wav: would be written over, and is needed as input",
@@ -213,6 +270,10 @@ def test_one_line_says_what_and_where_and_the_remedy(ruins, unveil, line, messag
         ("models --colour", ["No such option", "--colour"]),
         ("sample m.unveil -o new.npy -n 0", ["--number", "greater than or equal to 1"]),
         ("sample m.unveil -o new.npy --seed -1", ["--seed", "greater than or equal to 0"]),
+        ("forecast hmm.unveil counts.npy --steps 0", ["--steps", "greater than or equal to 1"]),
+        ("select GaussianMixture points.npy -o earlier", ["Missing option", "--grid"]),
+        ("select GaussianMixture points.npy --grid n_components=1,2 --folds 1", ["--folds", "greater than or equal to 2"]),
+        ("impute lds.unveil waves.npz", ["Missing option", "--out"]),
         ("cluster points.npy -k two", ["--clusters", "valid integer"]),
         ("fit NMF low.wav -o new.unveil --sample-rate 0", ["--sample-rate", "greater than or equal to"]),
         (f"{SEPARATE.format('mix.wav')} --atoms 0", ["--atoms", "greater than or equal to 1"]),
@@ -235,6 +296,9 @@ def test_bad_usage_names_the_option(ruins, unveil, line, words):
         "fit GaussianMixture points.npy -o earlier/model.unveil",
         "predict m.unveil points.npy -o earlier/out.npy",
         "sample m.unveil -o earlier/out.npy",
+        "impute mixture.unveil holed.npy -o earlier/out.npy",
+        "forecast hmm.unveil counts.npy -o earlier/new.csv",
+        "select GaussianMixture points.npy --grid n_components=1:2 -o earlier --json",
         "report m.unveil -o earlier/page.html",
         "cluster points.npy -k 2 --starts 1 -o earlier",
         SEPARATE.format("mix.wav"),
@@ -272,9 +336,9 @@ def in_new_process(line, most_bytes=None):
 
 
 def test_the_process_ends_with_one_line_and_its_exit_code(ruins):
-    failed = in_new_process("fit GaussianMixture nan.npy -o new.unveil")
+    failed = in_new_process("fit GaussianMixture inf.npy -o new.unveil")
     assert (failed.returncode, failed.stdout) == (1, "")
-    assert failed.stderr == "unveil: Input X contains NaN at row 7 of nan.npy, column 1; drop or fill that row\n"
+    assert failed.stderr == f"unveil: Input X contains {INFINITE}\n"
     assert not Path("new.unveil").exists()
     assert in_new_process("fly").returncode == 2
     told = in_new_process("--version")

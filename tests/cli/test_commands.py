@@ -179,7 +179,8 @@ def test_separate_keeps_rate_and_channels(here, unveil):
     mixture = 0.1 * rng.normal(size=(n_samples, 2))
     soundfile.write("stereo.wav", mixture, rate, subtype="FLOAT")
     told = unveil(f"separate stereo.wav {SOURCES} --seconds 0.5 -o out")
-    assert (told.code, told.err) == (0, "")
+    assert told.code == 0
+    assert all(line.startswith("Separating: ") for line in told.err.splitlines())  # as often as the machine is slow
     assert told.out == "Wrote the sounds and report.html to out; open out/report.html to listen\n"
     infos = [soundfile.info(f"out/{name}.wav") for name in ("low", "high")]
     assert {(info.samplerate, info.channels, info.frames) for info in infos} == {(rate, 2, n_samples)}
@@ -217,6 +218,7 @@ def test_models_are_listed(unveil):
     verbs = {each["name"]: each["verbs"] for each in listed}
     assert "predict" in verbs["GaussianMixture"]
     assert {"transform", "explain", "sample"} <= set(verbs["NMF"])
+    assert {"predict", "impute", "forecast"} <= set(verbs["HMM"])
     assert {each["items"] for each in listed} == {"points", "sequences"}
     table = unveil("models").out
     assert all(name in table for name in discover())

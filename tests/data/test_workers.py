@@ -4,11 +4,12 @@ import multiprocessing
 import threading
 import time
 
+import numpy as np
 import pytest
 import torch
 
-from unveil.data.batch import Batch
-from unveil.data.workers import map_batches
+from unveil.data.batch import Batch, Batches, MemoryRows
+from unveil.data.workers import cores_for, map_batches
 
 
 def batches(n):
@@ -161,3 +162,19 @@ def test_a_forked_process_has_threads_of_its_own():
     finally:
         child.kill()
         child.join()
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_small_work_stays_on_one_core_and_large_work_does_not():
+    def cores(n_rows):
+        table = Batches(MemoryRows(np.zeros((n_rows, 8))), batch_steps=n_rows)
+        return list(map_batches(lambda batch: torch.get_num_threads(), table))
+
+    assert cores(10) == [1]
+    assert cores(100_000) == [2]
+    assert torch.get_num_threads() == 2
+    with cores_for(10):
+        assert torch.get_num_threads() == 1
+        barrier = threading.Barrier(2, timeout=10)
+        list(map_batches(lambda batch: barrier.wait(), batches(8)))  # breaks unless two work at the same time
+    assert torch.get_num_threads() == 2

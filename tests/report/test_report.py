@@ -24,7 +24,7 @@ from unveil.models.gaussian_hmm import GaussianHMM
 from unveil.models.gaussian_mixture import GaussianMixture
 from unveil.models.mixture_of_hmms import MixtureOfHMMs
 from unveil.models.nmf import NMF
-from unveil.report import figures, model_report, page, separation_report
+from unveil.report import chains, drawing, figures, model_report, page, separation_report
 from unveil.report.fitted import dictionary_picture
 from unveil.report.players import player
 from unveil.report.svg import inline_svg
@@ -381,7 +381,7 @@ def test_every_estimator_has_a_report(models, name):
     html, fitted, data = models[name]
     assert all(html.row(parameter)[0] == str(value) for parameter, value in fitted.get_params().items())
     facts = re.findall(r"<dt>(.*?)</dt><dd><span class=\"value\">(.*?)</span>", html.source)
-    assert dict(facts)["score"] == page.as_text(fitted.score(data))
+    assert dict(facts)["score"] == page.as_text(float(np.mean(fitted.score_samples(data))))
     assert dict(facts)["iterations"] == str(fitted.history_.n_iter)
     assert dict(facts)["converged"] == ("yes" if fitted.history_.converged else "no")
     labels = [attributes["aria-label"] for _, attributes in html.elements if attributes.get("role") == "img"]
@@ -393,8 +393,14 @@ def test_every_estimator_has_a_report(models, name):
     [
         ("GaussianMixture", ["The fit", "Clusters", "How this was made"]),
         ("GaussianHMM", ["The fit", "States", "Transitions", "How this was made"]),
-        ("MixtureOfHMMs", ["The fit", "Clusters", "Transitions", "How this was made"]),
+        ("MixtureOfHMMs", ["The fit", "Clusters", "Transitions", "Observations", "How this was made"]),
         ("NMF", ["The fit", "Dictionary", "How this was made"]),
+        ("HMM", ["The fit", "States", "Transitions", "How this was made"]),
+        ("MixtureModel", ["The fit", "Clusters", "How this was made"]),
+        ("MixtureOfPPCA", ["The fit", "Clusters", "How this was made"]),
+        ("GaussianMixtureClassifier", ["The fit", "Classes", "How this was made"]),
+        ("PPCA", ["The fit", "Components", "How this was made"]),
+        ("LinearDynamicalSystem", ["The fit", "Smoothed", "How this was made"]),
     ],
 )
 def test_each_kind_shows_what_it_found(models, name, sections):
@@ -492,7 +498,7 @@ def test_the_figures_of_states_show_steps_in_their_states(pictures):
     rng = np.random.default_rng(0)
     around = means[rng.integers(10, size=300)] + rng.normal(0, 0.1, (300, 2))
     fitted = GaussianHMM(10, means_init=means, max_iter=10, tol=0, random_state=0).fit(around)
-    over_time, by_state, graph, matrix = pictures(fitted, X)
+    over_time, _, by_state, graph, matrix = pictures(fitted, X)
     path = np.concatenate(fitted.predict(X))
     assert path.max() < 9  # so colours can only be right when all states are known of
     colours = [category_colours(10)[state] for state in path]
@@ -508,14 +514,14 @@ def test_the_figures_of_states_show_steps_in_their_states(pictures):
 
 def test_long_sequences_are_looked_at_from_their_beginning(pictures):
     X = np.random.default_rng(0).normal(size=(7000, 2))
-    _, by_state, *_ = pictures(GaussianHMM(2, max_iter=1, tol=0, random_state=0).fit(X), X)
+    _, _, by_state, *_ = pictures(GaussianHMM(2, max_iter=1, tol=0, random_state=0).fit(X), X)
     assert_array_equal(by_state.axes[0].collections[0].get_offsets(), X[:5000])
 
 
 def test_the_figures_of_clusters_of_sequences_show_each_in_its_cluster(pictures):
     X = ragged(2, 300)
     fitted = MixtureOfHMMs(2, 2, n_init=1, random_state=0).fit(X)
-    clusters, *matrices = pictures(fitted, X * 2)  # 600, of which 400 are looked at
+    clusters, *matrices, _, _ = pictures(fitted, X * 2)  # 600, of which 400 are looked at
     chosen = np.linspace(0, 599, 400).round().astype(int)
     for cluster, panel in enumerate(clusters.axes):
         members = chosen[fitted.predict(X * 2)[chosen] == cluster]
@@ -614,15 +620,15 @@ def test_silence_is_dark_and_long_sound_is_thinned():
 
 def test_transition_matrix_holds_the_probabilities():
     transmat = np.array([[0.9, 0.1, 0.0], [0.004, 0.996, 0.0], [0.0, 0.0, 1.0]])
-    figure = figures.transition_matrix(transmat)
+    figure = chains.transition_matrix(transmat)
     assert_array_equal(image_of(figure), transmat)
     assert [text.get_text() for text in figure.axes[0].texts] == [".90", ".10", "<.01", ">.99", "1"]
-    assert not figures.transition_matrix(np.eye(20)).axes[0].texts
+    assert not chains.transition_matrix(np.eye(20)).axes[0].texts
 
 
 def test_transition_graph_has_an_arrow_for_each_transition():
     transmat = np.array([[0.5, 0.4, 0.1], [0.0, 0.995, 0.005], [0.3, 0.0, 0.7]])
-    axes = figures.transition_graph(transmat, np.array([0.2, 0.0, 0.8])).axes[0]
+    axes = chains.transition_graph(transmat, np.array([0.2, 0.0, 0.8])).axes[0]
     arrows = [patch for patch in axes.patches if isinstance(patch, FancyArrowPatch)]
     places = {text.get_text(): np.array(text.get_position()) for text in axes.texts}
     found = {}
@@ -637,7 +643,7 @@ def test_transition_graph_has_an_arrow_for_each_transition():
 def test_state_sequence_holds_features_and_states():
     X = points(40, 2)
     states = np.arange(40) % 3
-    *panels, strip = figures.state_sequence(X, states, n_states=5, breaks=[20]).axes
+    *panels, strip = chains.state_sequence(X, states, n_states=5, breaks=[20]).axes
     for d, panel in enumerate(panels):
         assert_array_equal(panel.lines[0].get_ydata(), X[:, d])
         assert_array_equal(panel.collections[0].get_offsets()[:, 1], X[:, d])
@@ -649,7 +655,7 @@ def test_state_sequence_holds_features_and_states():
 
 def test_state_sequence_of_many_features_and_steps():
     X = np.random.default_rng(0).normal(size=(7000, 6))
-    figure = figures.state_sequence(X, np.zeros(7000, int))
+    figure = chains.state_sequence(X, np.zeros(7000, int))
     shown = image_of(figure)
     assert shown.shape == (6, 5000)
     assert_array_equal(shown[:, [0, -1]], X[[0, -1]].T)
@@ -713,8 +719,8 @@ def test_many_points_are_thinned_evenly():
     X = np.random.default_rng(0).normal(size=(20_000, 2))
     labels = np.repeat([0, 1], 10_000)
     drawn = figures.clusters_of_points(X, labels).axes[0].collections[0]
-    assert len(drawn.get_offsets()) == figures.MOST_POINTS
-    assert colours_of(drawn).count(category_colours(2)[0]) == figures.MOST_POINTS / 2
+    assert len(drawn.get_offsets()) == drawing.MOST_POINTS
+    assert colours_of(drawn).count(category_colours(2)[0]) == drawing.MOST_POINTS / 2
 
 
 @pytest.mark.parametrize("n_features", [1, 2, 4, 5])
@@ -736,7 +742,7 @@ def test_of_many_sequences_forty_are_drawn():
     [panel] = figures.clusters_of_sequences(X, np.zeros(100, int)).axes
     paths = panel.collections[0].get_segments()
     assert len(paths) == 40
-    assert sum(len(path) for path in paths) <= figures.MOST_POINTS
+    assert sum(len(path) for path in paths) <= drawing.MOST_POINTS
     assert (paths[0][0, 0], paths[-1][0, 0]) == (0, 99)
 
 

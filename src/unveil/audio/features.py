@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from unveil.data.workers import cores_for
 from unveil.errors import InputError, ParameterError
 from unveil.kernels.cepstrum import cosine_basis, mel_filterbank, slopes
 from unveil.kernels.stft import stft
@@ -84,18 +85,19 @@ def mfcc(
     if normalize not in NORMALIZATIONS:
         raise ParameterError(f"normalize={normalize!r}: expected one of {', '.join(NORMALIZATIONS)}")
     samples = _check_mono(signal)
-    if trim_db is not None:
-        samples = trim_silence(samples, sample_rate, threshold_db=trim_db)
-    energies = log_mel(samples, sample_rate, n_mels=n_mels, window=window, hop=hop)
-    first = 0 if energy else 1
-    if not 1 <= n_coefficients <= n_mels - first:
-        raise ParameterError(f"n_coefficients={n_coefficients}: expected 1 to {n_mels - first}, of n_mels={n_mels} bands")
-    basis = cosine_basis(n_mels, first + n_coefficients)[first:]
-    coefficients = NORMALIZATIONS[normalize](torch.from_numpy(energies) @ basis.T)
-    if deltas:
-        velocity = slopes(coefficients)
-        coefficients = torch.cat([coefficients, velocity, slopes(velocity)], dim=1)
-    return coefficients.numpy()
+    with cores_for(len(samples)):
+        if trim_db is not None:
+            samples = trim_silence(samples, sample_rate, threshold_db=trim_db)
+        energies = log_mel(samples, sample_rate, n_mels=n_mels, window=window, hop=hop)
+        first = 0 if energy else 1
+        if not 1 <= n_coefficients <= n_mels - first:
+            raise ParameterError(f"n_coefficients={n_coefficients}: expected 1 to {n_mels - first}, of n_mels={n_mels} bands")
+        basis = cosine_basis(n_mels, first + n_coefficients)[first:]
+        coefficients = NORMALIZATIONS[normalize](torch.from_numpy(energies) @ basis.T)
+        if deltas:
+            velocity = slopes(coefficients)
+            coefficients = torch.cat([coefficients, velocity, slopes(velocity)], dim=1)
+        return coefficients.numpy()
 
 
 def log_mel(signal: np.ndarray, sample_rate: int, *, n_mels: int = 26, window: float = 0.025, hop: float = 0.010) -> np.ndarray:

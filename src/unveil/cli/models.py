@@ -72,7 +72,7 @@ def fit(
     from unveil.report import model_report
 
     estimator = make_estimator(model, settings, verbose=int(not json))
-    known = read_labels(labels, estimator) if labels else None
+    known = read_labels(labels, estimator)
     batches = open_batches(data, sample_rate=sample_rate)
     check_outputs([out, page] if page else [out], [data, labels] if labels else [data])
     estimator.fit(batches, known)
@@ -92,8 +92,9 @@ def fit(
         print_json(facts)
     else:
         ended = "converged" if history.converged else "stopped"
+        iterations = "1 iteration" if history.n_iter == 1 else f"{history.n_iter} iterations"
         typer.echo(
-            f"{facts['model']}: {ended} after {history.n_iter} iterations in {history.seconds:.1f} s, "
+            f"{facts['model']}: {ended} after {iterations} in {history.seconds:.1f} s, "
             f"{history.objective[-1]:.6g} nats per step; saved to {out}"
         )
 
@@ -121,7 +122,7 @@ def select(
 
     choice(*CRITERIA)("--criterion", criterion)
     estimator, values = make_estimator(model, settings), read_grid(model, grid)
-    known = read_labels(labels, estimator) if labels else None
+    known = read_labels(labels, estimator)
     batches = open_batches(data, sample_rate=sample_rate)
     if out:
         used = [data, labels] if labels else [data]

@@ -53,13 +53,17 @@ def read_grid(name: str, grid: Iterable[str]) -> dict[str, list[Any]]:
     return values
 
 
-def read_labels(path: Path, estimator: Estimator) -> np.ndarray:
+def read_labels(path: Path | None, estimator: Estimator) -> np.ndarray | None:
     """Whole numbers, one for each row or item, from a file, after making sure that the estimator takes labels."""
     import numpy as np
 
     from unveil.data.streams import open_batches
 
     name, takes = type(estimator).__name__, estimator.supervision
+    if path is None:
+        if takes and not takes.n_classes:
+            raise ParameterError(f"{name} learns classes from labels; give them with --labels FILE")
+        return None
     if takes is None:
         raise ParameterError(f"--labels {path}: {name} does not learn from labels; leave them out, or choose another model")
     rows = open_batches(path).rows

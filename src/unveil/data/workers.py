@@ -9,9 +9,10 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
 from itertools import chain, islice
-from threading import Condition
+from threading import Condition, local
 from typing import Generic, TypeVar
 
 import torch
@@ -21,17 +22,23 @@ from unveil.data.batch import Batch
 
 Result = TypeVar("Result")
 
+_SMALL = 1 << 16  # numbers: less is not worth a second core
+_here = local()
+
 
 def map_batches(function: Callable[[Batch], Result], batches: Iterable[Batch]) -> Iterator[Result]:
     """``function`` of each batch, in their order; only a few batches and results are held at a time.
 
-    A single batch is worked on right here, by all cores.
+    A single batch is worked on right here, by all cores where it is large enough to be worth that.
     """
-    n_workers = torch.get_num_threads()
+    n_workers = _n_cores()
     source = iter(batches)
     first = list(islice(source, 2))
     if len(first) < 2 or n_workers == 1:
-        yield from map(function, chain(first, source))
+        for batch in chain(first, source):
+            with cores_for(batch.values.numel()):
+                result = function(batch)
+            yield result
         return
     with_gradients = torch.is_grad_enabled()
 
@@ -44,6 +51,32 @@ def map_batches(function: Callable[[Batch], Result], batches: Iterable[Batch]) -
         yield from line.results()
     finally:
         line.close()
+
+
+def cores_for(n_numbers: int) -> AbstractContextManager[None]:
+    """As many cores for this thread's own work as so many numbers are worth; ``map_batches`` still has all.
+
+    On small matrices cores cost more in waiting for each other than they give, and on a busy machine many times more.
+    """
+    return _one_core() if n_numbers <= _SMALL else nullcontext()
+
+
+@contextmanager
+def _one_core() -> Iterator[None]:
+    n_cores = torch.get_num_threads()
+    if n_cores == 1:
+        yield
+        return
+    _here.n_cores = n_cores
+    try:
+        with _openmp().limit(limits=1):
+            yield
+    finally:
+        del _here.n_cores
+
+
+def _n_cores() -> int:
+    return getattr(_here, "n_cores", None) or torch.get_num_threads()
 
 
 class _Line(Generic[Result]):

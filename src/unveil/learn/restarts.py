@@ -13,6 +13,7 @@ from unveil.core.constraints import boolean, choice, integer, real
 from unveil.core.history import History
 from unveil.core.model import EMModel, Model
 from unveil.data.batch import Batches
+from unveil.data.workers import cores_for
 from unveil.errors import ParameterError
 from unveil.learn.em import em
 from unveil.learn.progress import ProgressBar
@@ -132,7 +133,10 @@ def em_from_starts(
     batch_size: int = 1024,
 ) -> History:
     """EM as estimators use it: from an earlier fit if there is one, else from ``n_init`` starts; a title shows the progress."""
-    with ProgressBar(title or "", quiet=title is None, every=show_every) as progress:
+    with (
+        cores_for(batches.n_steps * batches.n_features),
+        ProgressBar(title or "", quiet=title is None, every=show_every) as progress,
+    ):
         if algorithm == "stochastic-em":
             learn = partial(stochastic_em, generator=generator, tol=tol, batch_size=batch_size, callbacks=[progress])
         else:

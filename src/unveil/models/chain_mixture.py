@@ -351,7 +351,7 @@ class ChainMixture(HardEMModel, Penalized):
 
     def _initial_prior(self) -> Tensor:
         """Pseudo-counts of the Dirichlet priors of the initial probabilities (C, M); what is impossible stays so."""
-        return (self.structure.startprob_prior - 1.0) * (self.initial > 0)
+        return (self.structure.startprob_prior - 1.0) * (self.initial > 0).double()
 
     def _transition_prior(self) -> Tensor:
         """The same of the transitions, of shape (C, M, M)."""

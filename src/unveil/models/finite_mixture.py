@@ -171,7 +171,7 @@ class Mixture(HardEMModel, Penalized):
 
     def _pseudo_counts(self) -> Tensor:
         """What the Dirichlet prior adds to the counts (K,); a component that is impossible stays so."""
-        return (self._weights_prior - 1.0) * (self.weights > 0)
+        return (self._weights_prior - 1.0) * (self.weights > 0).double()
 
     @torch.no_grad()
     def log_prior(self) -> float:

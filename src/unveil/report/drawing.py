@@ -33,6 +33,7 @@ def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
 
 
 def blank(width: float, height: float) -> Figure:
+    """A figure of a size in inches, with nothing in it."""
     return Figure(figsize=(width, height), layout="constrained")
 
 
@@ -48,6 +49,7 @@ def pooled(values: np.ndarray, most: int) -> np.ndarray:
 
 
 def whole_numbers(axis: Any) -> None:
+    """Ticks at whole numbers only."""
     axis.set_major_locator(MaxNLocator(integer=True, nbins=8))
 
 
@@ -60,10 +62,12 @@ def draw_image(axes: Axes, values: np.ndarray, extent: Sequence[float], colours:
 
 
 def add_colour_bar(figure: Figure, image: AxesImage, label: str, ticks: np.ndarray | None = None) -> None:
+    """Which colour of an image is how much, beside it."""
     bar = figure.colorbar(image, ax=image.axes, aspect=28, pad=0.02 * HALF / figure.get_figwidth(), ticks=ticks)
     bar.outline.set_visible(False)
     bar.set_label(label)
 
 
 def names_or_numbers(names: Sequence[str] | None, n_features: int) -> list[str]:
+    """The names of features, or what they are called that have none."""
     return [str(name) for name in names] if names is not None else [f"feature {d}" for d in range(n_features)]

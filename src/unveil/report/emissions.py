@@ -230,7 +230,7 @@ def _picture_of_ellipses(normals: Normals, owners: Owners, names: list[str], poi
     n_missing = int(np.isnan(points.values).any(1).sum())
     caption = "The ellipses are two standard deviations wide on either side." if len(names) > 1 else ""
     if n_missing:
-        caption += f" {as_text(n_missing)} observations of which something is missing are left out."
+        caption += f" Not drawn, for lack of a value: {as_text(n_missing)} of {as_text(len(points.labels))}."
     return Picture(figure, alt, caption.strip())
 
 

@@ -89,7 +89,7 @@ def _facts(estimator: Estimator, X: Any) -> list[Fact]:
     history = estimator.history_
     facts = []
     if X is not None:
-        facts.append(Fact("score", Estimator.score(estimator, X), _score_unit(estimator)))
+        facts.append(Fact("score", estimator.score(X), _score_unit(estimator)))
     if X is not None and hasattr(estimator, "bic"):
         facts.append(Fact("BIC", estimator.bic(X), "lower is better"))
     facts += [Fact("iterations", history.n_iter), Fact("converged", history.converged)]
