@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.stats import multivariate_normal
+from sklearn.model_selection import KFold
 
 import unveil as library
 from unveil import experiments
@@ -55,6 +56,11 @@ def test_some_labels_fix_the_numbers_of_clusters(with_models, unveil):
 SELECT = "select GaussianMixture points.npy --grid n_components=1:3 --set random_state=0 --set tol=0.001"
 
 
+def log_density(learned, points):
+    """Of points, under the normal distribution that fits others best."""
+    return multivariate_normal(learned.mean(0), np.cov(learned.T, bias=True)).logpdf(points)
+
+
 def test_select_chooses_and_writes_the_best(with_models, unveil):
     told = unveil(f"{SELECT} --grid covariance_type=full,spherical -o out")
     assert told.code == 0
@@ -73,12 +79,22 @@ def test_select_compares_by_the_criterion(with_models, unveil):
     points = np.load("points.npy")
     facts = unveil(f"{SELECT} --json").json
     assert (facts["criterion"], facts["best"], facts["folder"]) == ("bic", {"n_components": 2}, None)
-    one = multivariate_normal(points.mean(0), np.cov(points.T, bias=True)).logpdf(points).sum()
-    assert_allclose(facts["table"][0]["bic"], -2 * one + 5 * np.log(100), rtol=1e-6, atol=0)
+    assert_allclose(facts["table"][0]["bic"], -2 * log_density(points, points).sum() + 5 * np.log(100), rtol=1e-6, atol=0)
     assert not list(Path().glob("**/table.csv"))
     held_out = unveil(f"{SELECT} --criterion cv --folds 3 --json").json
     assert held_out["best"] == {"n_components": 2}
-    assert len({row["cv_mean"] for row in held_out["table"]}) == 3
+    folds = KFold(3, shuffle=True, random_state=0).split(points)
+    each = [log_density(points[learned], points[rest]).mean() for learned, rest in folds]
+    assert_allclose(held_out["table"][0]["cv_mean"], np.mean(each), rtol=1e-6, atol=0)
+
+
+def test_select_learns_from_labels(with_models, unveil):
+    np.savetxt("labels.csv", np.where(np.arange(100) % 2, GROUPS, -1), fmt="%d")
+    told = unveil(
+        "select GaussianMixtureClassifier points.npy --labels labels.csv --grid n_components=1,2 --set random_state=0 -o out"
+    )
+    assert told.code == 0
+    assert_array_equal([int(line) for line in unveil("predict out/model.unveil points.npy").out.splitlines()], GROUPS)
 
 
 @pytest.mark.parametrize(

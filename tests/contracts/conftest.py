@@ -4,9 +4,9 @@ A new estimator needs no line here: what it is given follows from its parameters
 """
 
 import functools
-from functools import partial
 import inspect
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pytest
@@ -52,7 +52,11 @@ VARIANTS = {
     "tied_states": ((0, 1, 0),),
     "noise": ("isotropic", "diagonal"),
 }
-WHOLE = {"categorical": 5, "bernoulli": 2, "poisson": 30}  # families of whole numbers, and the first number that is too large for them
+WHOLE = {
+    "categorical": 5,
+    "bernoulli": 2,
+    "poisson": 30,
+}  # families of whole numbers, and the first number that is too large for them
 VERBS = ("predict", "predict_proba", "filter_proba", "predict_states", "transform", "score_samples")
 N_FEATURES = 4  # unlike any number of classes, so that no axis can be taken for another
 

@@ -382,10 +382,17 @@ def test_parquet_without_numbers(tmp_path, columns):
     refused(tmp_path / "x.parquet", "expected one of each at least", read=False)
 
 
-@pytest.mark.parametrize("text", ["a,b\n1,2\n3\n", "1,2\n3,x\n", "1,2\n3,\n", "a,b\nc,d\n"])
+@pytest.mark.parametrize("text", ["a,b\n1,2\n3\n", "1,2\n3,x\n", "1,\n3,x\n", "a,b\nc,d\n"])
 def test_csv_that_is_no_table_of_numbers(tmp_path, text):
     (tmp_path / "x.csv").write_text(text)
     refused(tmp_path / "x.csv", "x.csv: not a table of numbers", read=False)
+
+
+@pytest.mark.parametrize("text", ["1,\nNA,2\n", "x,y\n1, \n,2\n", "\ufeff,y\n1,\n NA,2\n"])
+def test_csv_with_what_is_missing(tmp_path, text):
+    (tmp_path / "x.csv").write_text(text, encoding="utf-8")
+    batches = open_batches(tmp_path / "x.csv").replace(allow_nan=True)
+    assert_array_equal(batches.rows.read(0, 2), [[1, np.nan], [np.nan, 2]])
 
 
 @pytest.mark.filterwarnings("ignore:.*input contained no data")

@@ -508,7 +508,9 @@ def test_a_number_is_a_scale_for_every_type(covariance_type):
 @pytest.mark.parametrize("covariance_type", ["full", "tied", "diag", "spherical"])
 def test_moments_are_those_of_many_samples(covariance_type):
     gaussian = Gaussian(2, 3, covariance_type)
-    gaussian.initialize(torch.randn(50, 3, generator=torch.Generator().manual_seed(0)).double() * 2, torch.rand(50, 2, generator=torch.Generator().manual_seed(2)).double())
+    generator = torch.Generator().manual_seed(0)
+    values, responsibilities = torch.randn(50, 3, generator=generator).double(), torch.rand(50, 2, generator=generator).double()
+    gaussian.initialize(2 * values, responsibilities)
     drawn = [gaussian.sample(torch.full((200_000,), k), torch.Generator().manual_seed(1)) for k in range(2)]
     means, variances = (each.detach().numpy() for each in gaussian.moments())
     assert_allclose(means, [each.mean(0).numpy() for each in drawn], rtol=0, atol=0.03)

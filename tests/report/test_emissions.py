@@ -171,7 +171,7 @@ def test_sequences_of_symbols_are_rows_of_cells():
 def test_paths_begin_where_something_was_observed():
     X = [np.array([[np.nan, 1.0], [2.0, 3.0], [4.0, 5.0]])]
     [axes] = figures.clusters_of_sequences(X, np.zeros(1, int)).axes
-    assert_array_equal(axes.collections[1].get_offsets(), [[2, 3]])
+    assert_array_equal(np.ma.filled(axes.collections[1].get_offsets(), np.nan), [[2, 3]])
 
 
 def test_surprise_and_shares_of_states():

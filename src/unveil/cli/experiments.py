@@ -37,7 +37,9 @@ def reproduce(
 
 
 def _list(json: bool) -> None:
-    found = [(_typed(module), module.TITLE) for module in _experiments().values()]
+    from unveil.experiments import discover
+
+    found = [(_typed(module), module.TITLE) for module in discover().values()]
     if json:
         print_json([{"name": name, "title": title} for name, title in found])
     else:
@@ -45,23 +47,13 @@ def _list(json: bool) -> None:
 
 
 def _find(name: str) -> ModuleType:
-    experiments = _experiments()
+    from unveil.experiments import discover
+
+    experiments = discover()
     found = experiments.get(name.replace("-", "_"))
     if found is None:
         raise ParameterError(f"no experiment {name!r}; there are {', '.join(map(_typed, experiments.values()))}")
     return found
-
-
-def _experiments() -> dict[str, ModuleType]:
-    """The modules that are experiments, by their names."""
-    import importlib
-    import pkgutil
-
-    from unveil import experiments
-
-    names = sorted(module.name for module in pkgutil.iter_modules(experiments.__path__))
-    modules = {name: importlib.import_module(f"{experiments.__name__}.{name}") for name in names}
-    return {name: module for name, module in modules.items() if hasattr(module, "TITLE")}
 
 
 def _typed(experiment: ModuleType) -> str:

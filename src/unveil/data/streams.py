@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import warnings
 import zipfile
 import zlib
@@ -37,6 +38,7 @@ def open_batches(path: str | os.PathLike, *, sample_rate: int = 16000) -> Batche
         ``.npz``: one table for each sequence; or one array ``values`` with ``lengths`` (or ``offsets``) of its sequences.
         ``.parquet``: numeric columns; a column named ``sequence`` tells which rows belong together.
         ``.csv``, ``.tsv``, ``.txt``: a table, with or without names in its first line; read into memory.
+        An empty cell, or NA, is a missing value.
         A sound file, or a folder with sound files: the magnitude spectra of each, a sequence.
         A folder of tables: each a sequence.
     sample_rate : int
@@ -145,9 +147,7 @@ def _open_text(path: Path) -> Batches:
     try:
         with open(path, encoding="utf-8-sig") as file:
             first = file.readline().split(delimiter)
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="loadtxt: input contained no data")  # said below, as an error
-            table = np.loadtxt(path, delimiter=delimiter, skiprows=0 if _all_numbers(first) else 1, ndmin=2, encoding="utf-8-sig")
+        table = _load_text(path, delimiter, skiprows=0 if _all_numbers(first) else 1)
     except (ValueError, UnicodeDecodeError) as error:
         reason = str(error).split(";")[0].rstrip(".")
         raise InputError(f"{path}: not a table of numbers ({reason}); give one row a line, the same columns in each") from error
@@ -156,9 +156,26 @@ def _open_text(path: Path) -> Batches:
     return Batches(as_rows(table, str(path)), offsets_of([len(table)]))
 
 
+def _load_text(path: Path, delimiter: str | None, skiprows: int) -> np.ndarray:
+    read = partial(np.loadtxt, path, delimiter=delimiter, skiprows=skiprows, ndmin=2, encoding="utf-8-sig")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="loadtxt: input contained no data")  # said by the caller, as an error
+        try:
+            return read()
+        except ValueError as error:
+            if not re.search(r"string '\s*(NA)?\s*'", str(error)):
+                raise
+            return read(converters=_number)  # slower, so only where something is missing
+
+
+def _number(field: str) -> float:
+    """NaN for what is missing: an empty cell, or R's NA."""
+    return float("nan") if field.strip() in ("", "NA") else float(field)
+
+
 def _all_numbers(fields: list[str]) -> bool:
     try:
-        [float(field) for field in fields]
+        [_number(field) for field in fields]
     except ValueError:
         return False
     return True

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from unveil.core.constraints import integer
-from unveil.core.model import Emission, Imputes, log_prior_of, Moments, Penalized
+from unveil.core.model import Emission, Imputes, Moments, Penalized, log_prior_of
 from unveil.core.statistics import Statistics
 from unveil.emissions.categorical import log_probabilities
 from unveil.emissions.gaussian import Gaussian

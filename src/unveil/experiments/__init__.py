@@ -1,1 +1,16 @@
-"""Experiments that anyone can repeat: data, models, and the numbers they give; each module has a ``TITLE`` and a ``run``."""
+"""Experiments that anyone can repeat: data, models, and the numbers they give. There is no list to edit: each module is one.
+
+A module has a ``TITLE``, ``run(quick)``, whose result has a ``table`` (a list of dicts), and ``show(result)``, which prints it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from types import ModuleType
+
+
+def discover() -> dict[str, ModuleType]:
+    """Every experiment by its name, sorted."""
+    names = sorted(module.name for module in pkgutil.iter_modules(__path__))
+    return {name: importlib.import_module(f"{__name__}.{name}") for name in names}

@@ -10,8 +10,8 @@ import torch
 from unveil.core.constraints import integer
 from unveil.core.criteria import CriteriaMixin
 from unveil.core.estimator import Estimator, Supervision, as_array
-from unveil.core.mixins import ClusterMixin
 from unveil.core.history import History
+from unveil.core.mixins import ClusterMixin
 from unveil.data.batch import Batches
 from unveil.learn.restarts import em_from_starts, em_settings
 from unveil.learn.stochastic import PartialFitMixin

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from unveil.core.constraints import as_shape, choice, integer, real
 from unveil.core.estimator import Estimator, as_array
-from unveil.core.mixins import SeparateMixin
 from unveil.core.history import History
+from unveil.core.mixins import SeparateMixin
 from unveil.core.model import EMModel, Posterior
 from unveil.core.statistics import ModelStatistics
 from unveil.data.batch import Batch, Batches

@@ -13,8 +13,8 @@ from torch import Tensor
 from unveil.core.constraints import as_shape, choice, integer, real
 from unveil.core.criteria import CriteriaMixin
 from unveil.core.estimator import Estimator, as_array
-from unveil.core.mixins import ImputeMixin
 from unveil.core.history import History
+from unveil.core.mixins import ImputeMixin
 from unveil.data.batch import Batch, Batches, MemoryRows
 from unveil.emissions.low_rank_gaussian import (
     NOISES,

@@ -134,14 +134,12 @@ def columns_of_symbols(emission: Emission) -> set[int]:
 
 
 def described_columns(emission: Emission) -> dict[int, list[str]]:
-    """Mean and standard deviation of each density, for the columns in which a density is normal."""
+    """Mean and standard deviation of each density, for the columns in which they are normal or mixtures of normals."""
     cells = {}
     for part, columns in parts_of(emission):
-        normals = normals_of(part)
-        if normals is not None and len(normals.means) == part.n_components:
-            deviations = np.sqrt(np.diagonal(normals.covariances, axis1=1, axis2=2))
-            for d, column in enumerate(columns):
-                pairs = zip(normals.means[:, d], deviations[:, d], strict=True)
+        if normals_of(part) is not None:
+            for column, means, deviations in zip(columns, *(each.T for each in _moments(part)), strict=True):
+                pairs = zip(means, deviations, strict=True)
                 cells[column] = [f"{as_text(m, 2)}\u00a0±\u00a0{as_text(s, 2)}" for m, s in pairs]
     return dict(sorted(cells.items()))
 
@@ -188,7 +186,7 @@ def picture_of(part: Any, owners: Owners, names: list[str], points: Points | Non
     normals = normals_of(part)
     if normals is not None and points is not None:
         return _picture_of_ellipses(normals, owners, names, points)
-    if normals is not None or isinstance(part, Moments):
+    if isinstance(part, Moments):
         return _picture_of_spread(part, owners, names)
     return None
 
@@ -247,24 +245,17 @@ def plural(noun: str) -> str:
     return f"{noun}es" if noun.endswith("s") else f"{noun}s"
 
 
-def _picture_of_spread(part: Any, owners: Owners, names: list[str]) -> Picture:
+def _picture_of_spread(part: Moments, owners: Owners, names: list[str]) -> Picture:
     means, deviations = _moments(part)
     alt = f"The means of {len(names)} columns in each of {len(owners.drawn)} densities, with their standard deviations."
     caption = "The bars are two standard deviations long on either side." if len(names) <= MOST_FEATURES_IN_PANELS else "Means."
     return Picture(spread(means, deviations, owners, names), alt, caption)
 
 
-def _moments(part: Any) -> tuple[np.ndarray, np.ndarray]:
+def _moments(part: Moments) -> tuple[np.ndarray, np.ndarray]:
     """Mean and standard deviation of each density (K, D)."""
-    if isinstance(part, Moments):
-        means, variances = (as_array(each) for each in part.moments())
-        return means, np.sqrt(variances)
-    normals = normals_of(part)
-    weights = as_array(part.weights).ravel() if isinstance(part, GaussianMixtureEmission) else np.ones(len(normals.means))
-    belongs = weights * (normals.of_density == np.arange(part.n_components)[:, None])
-    means = belongs @ normals.means
-    second = belongs @ (np.diagonal(normals.covariances, axis1=1, axis2=2) + normals.means**2)
-    return means, np.sqrt(np.maximum(second - means**2, 0))
+    means, variances = (as_array(each) for each in part.moments())
+    return means, np.sqrt(np.maximum(variances, 0))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -323,7 +314,7 @@ def spread(means: np.ndarray, deviations: np.ndarray, owners: Owners, names: Seq
         mean, around = means[owners.drawn, column], 2 * deviations[owners.drawn, column]
         axes.hlines(rows, mean - around, mean + around, colors=owners.drawn_colours, linewidth=2)
         axes.scatter(mean, rows, color=owners.drawn_colours, s=26, zorder=3)
-        axes.xaxis.set_major_locator(MaxNLocator(nbins=4))
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=4 if len(names) < 3 else 2))
 
     with matplotlib.rc_context(STYLE):
         if len(names) > MOST_FEATURES_IN_PANELS:
