@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
-import warnings
 import zipfile
 import zlib
 from collections.abc import Callable, Sequence
@@ -21,6 +19,7 @@ from torch import Tensor
 from unveil.data.batch import Batches, MemoryRows, Rows
 from unveil.data.files import audio_files, check_sound, is_audio, open_audio, read_audio
 from unveil.data.layout import as_rows, check_lengths, offsets_of
+from unveil.data.text_tables import read_text_table
 from unveil.errors import InputError
 from unveil.kernels.stft import n_frames, stft, window_length
 
@@ -143,42 +142,8 @@ def _open_parquet(path: Path) -> Batches:
 
 
 def _open_text(path: Path) -> Batches:
-    delimiter = {".csv": ",", ".tsv": "\t"}.get(path.suffix.lower())
-    try:
-        with open(path, encoding="utf-8-sig") as file:
-            first = file.readline().split(delimiter)
-        table = _load_text(path, delimiter, skiprows=0 if _all_numbers(first) else 1)
-    except (ValueError, UnicodeDecodeError) as error:
-        reason = str(error).split(";")[0].rstrip(".")
-        raise InputError(f"{path}: not a table of numbers ({reason}); give one row a line, the same columns in each") from error
-    if table.size == 0:
-        raise InputError(f"{path}: holds no rows; give at least one")
+    table = read_text_table(path)
     return Batches(as_rows(table, str(path)), offsets_of([len(table)]))
-
-
-def _load_text(path: Path, delimiter: str | None, skiprows: int) -> np.ndarray:
-    read = partial(np.loadtxt, path, delimiter=delimiter, skiprows=skiprows, ndmin=2, encoding="utf-8-sig")
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="loadtxt: input contained no data")  # said by the caller, as an error
-        try:
-            return read()
-        except ValueError as error:
-            if not re.search(r"string '\s*(NA)?\s*'", str(error)):
-                raise
-            return read(converters=_number)  # slower, so only where something is missing
-
-
-def _number(field: str) -> float:
-    """NaN for what is missing: an empty cell, or R's NA."""
-    return float("nan") if field.strip() in ("", "NA") else float(field)
-
-
-def _all_numbers(fields: list[str]) -> bool:
-    try:
-        [_number(field) for field in fields]
-    except ValueError:
-        return False
-    return True
 
 
 def _open_sounds(paths: Sequence[Path], sample_rate: int) -> Batches:

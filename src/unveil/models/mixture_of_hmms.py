@@ -194,4 +194,4 @@ class MixtureOfHMMs(ClusterMixin, CriteriaMixin, PartialFitMixin, Estimator):
         return as_array(covariances) if self.covariance_type == "tied" else self._by_cluster(covariances)
 
     def _by_cluster(self, parameter: torch.Tensor) -> np.ndarray:
-        return as_array(parameter).reshape(self.n_clusters, self.n_states, *parameter.shape[1:])
+        return as_array(parameter).reshape(self.n_clusters, -1, *parameter.shape[1:])
