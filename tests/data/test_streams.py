@@ -273,9 +273,17 @@ def test_npy_of_something_else_than_numbers(tmp_path, values):
     refused(tmp_path / "x.npy", "not numbers; save it as float64", read=False)
 
 
-def test_npy_in_column_order(tmp_path):
-    np.save(tmp_path / "x.npy", np.asfortranarray(table()))
-    refused(tmp_path / "x.npy", "column order", read=False)
+@pytest.mark.parametrize("dtype", ["f8", "f4", "i2"])
+def test_npy_in_column_order_is_the_same_table(tmp_path, monkeypatch, dtype):
+    given = np.asfortranarray(np.arange(30).reshape(3, 5, 2).astype(dtype))
+    np.save(tmp_path / "stack.npy", given)
+    np.savez(tmp_path / "several.npz", first=given[0], second=given[1])
+    stack, several = open_batches(tmp_path / "stack.npy"), open_batches(tmp_path / "several.npz")
+    assert_array_equal(np.concatenate([batch.values.numpy() for batch in stack]), given.reshape(15, 2))
+    assert_array_equal(np.concatenate([batch.values.numpy() for batch in several]), given[:2].reshape(10, 2))
+    assert_array_equal(stack.offsets, [0, 5, 10, 15])
+    monkeypatch.setattr("unveil.data.streams.MOST_IN_COLUMN_ORDER", 10)
+    refused(tmp_path / "stack.npy", "column order", read=False)
 
 
 class Trap:

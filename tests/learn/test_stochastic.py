@@ -185,12 +185,8 @@ def test_a_small_piece_is_one_step():
 
 def test_a_piece_is_cut_into_minibatches_of_the_chosen_size():
     X = points()
-    whole, halves = GaussianMixture(3, random_state=0, batch_size=300), GaussianMixture(3, random_state=0, batch_size=600)
-    whole.partial_fit(X)
-    halves.partial_fit(X)
-    assert not np.allclose(whole.means_, halves.means_)
-    halves._start(X, None, None, None)
-    halves.partial_fit(X[:300]).partial_fit(X[300:])  # after a fit: the earlier one counts
+    whole, halves = (GaussianMixture(3, random_state=0, batch_size=size).partial_fit(X) for size in (600, 300))
+    assert (whole._running.n_updates, halves._running.n_updates) == (1, 2)
     assert not np.allclose(whole.means_, halves.means_)
 
 

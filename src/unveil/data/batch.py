@@ -244,10 +244,13 @@ class Batches:
         if not isinstance(self.rows, MemoryRows):
             yield from self.replace(batch_steps=n_steps)
             return
+        if self._checked is not self.rows:
+            for _ in self:  # looks for NaN and infinity
+                pass
         offsets = np.arange(self.n_steps + 1) if self.offsets is None else np.asarray(self.offsets)
         order = torch.randperm(self.n_sequences, generator=generator).numpy()
         lengths = np.diff(offsets)[order]
-        groups = np.cumsum(lengths) // max(n_steps, 1)
+        groups = (np.cumsum(lengths) - lengths) // max(n_steps, 1)
         for items in np.split(order, np.flatnonzero(np.diff(groups)) + 1):
             yield self.take(items)
 

@@ -7,6 +7,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
+from io import BytesIO
 from itertools import groupby
 from pathlib import Path
 from threading import Lock
@@ -25,6 +26,7 @@ from unveil.kernels.stft import n_frames, stft, window_length
 
 TABLE_SUFFIXES = (".npy", ".npz", ".parquet", ".csv", ".tsv", ".txt")
 SEQUENCE_COLUMN = "sequence"
+MOST_IN_COLUMN_ORDER = 1 << 30  # bytes
 
 
 def open_batches(path: str | os.PathLike, *, sample_rate: int = 16000) -> Batches:
@@ -164,13 +166,21 @@ class NpyRows:
         self._begin = self._file.tell()
         if len(shape) not in (1, 2, 3) or 0 in shape:
             raise InputError(f"{name}: has shape {shape}; expected (rows, columns) or (sequences, steps, columns), not empty")
-        if fortran and len(shape) > 1:
-            raise InputError(f"{name}: is in column order; save numpy.ascontiguousarray(X) instead")
         if self._dtype.kind not in "fiub":
             raise InputError(f"{name}: holds {self._dtype}, not numbers; save it as float64")
         self.n_features = shape[-1] if len(shape) > 1 else 1
         self.n_rows = int(np.prod(shape, dtype=np.int64)) // self.n_features
         self.sequence_length = shape[1] if len(shape) == 3 else self.n_rows
+        if fortran and len(shape) > 1:
+            self._put_in_row_order(shape)
+
+    def _put_in_row_order(self, shape: tuple[int, ...]) -> None:
+        """Go on from a copy in memory of an array whose columns are contiguous: its rows cannot be read one after the other."""
+        n_bytes = int(np.prod(shape, dtype=np.int64)) * self._dtype.itemsize
+        if n_bytes > MOST_IN_COLUMN_ORDER:
+            raise InputError(f"{self._name}: is large and in column order; save numpy.ascontiguousarray(X) instead")
+        numbers = self._read_bytes(self._begin, np.empty(n_bytes, dtype=np.uint8)).view(self._dtype)
+        self._file, self._begin = BytesIO(np.ascontiguousarray(numbers.reshape(shape[::-1]).T).tobytes()), 0
 
     def _read_header(self, file: Any) -> tuple[tuple[int, ...], bool, np.dtype]:
         try:
@@ -184,16 +194,21 @@ class NpyRows:
         """Rows ``start`` to ``stop``."""
         width = self._dtype.itemsize * self.n_features
         block = np.empty((stop - start, self.n_features), dtype=self._dtype)
+        self._read_bytes(self._begin + start * width, block.reshape(-1).view(np.uint8))
+        return MemoryRows(block).read(0, len(block))
+
+    def _read_bytes(self, position: int, out: np.ndarray) -> np.ndarray:
+        """Fill ``out`` with the bytes from a position on."""
         with self._one_at_a_time:
             try:
-                self._file.seek(self._begin + start * width)
-                n_read = self._file.readinto(block.reshape(-1).view(np.uint8))
+                self._file.seek(position)
+                n_read = self._file.readinto(out)
             except (EOFError, OSError, zlib.error, zipfile.BadZipFile) as error:
                 raise InputError(f"{self._name}: damaged ({error}); copy or write it again") from error
-        if n_read < block.nbytes:
-            have = start + n_read // width
+        if n_read < out.nbytes:
+            have = (position - self._begin + n_read) // (self._dtype.itemsize * self.n_features)
             raise InputError(f"{self._name}: cut short, its header promises {self.n_rows} rows and {have} are there; copy it again")
-        return MemoryRows(block).read(0, len(block))
+        return out
 
     def place(self, row: int) -> str:
         """Where a row is, in words."""
