@@ -20,6 +20,8 @@ MIXTURE = "tests/models/test_gaussian_mixture.py"
 CHAIN = "tests/models/test_gaussian_hmm.py"
 CLUSTERS = "tests/models/test_mixture_of_hmms.py"
 NMF = "tests/models/test_nmf.py"
+VARIANTS = "tests/models/test_hmm.py"
+HARD = "tests/learn/test_hard_em.py"
 EM = "tests/contracts/test_em.py"
 BEHAVIOUR = "tests/contracts/test_behaviour.py"
 BAD_INPUT = "tests/contracts/test_bad_input.py"
@@ -253,7 +255,7 @@ MUTATIONS = [
     Mutation(
         "initial probabilities not updated",
         "models/chain_mixture.py",
-        "if \"startprob\" not in fixed:",
+        'if "startprob" not in fixed:',
         "if False:",
         (CHAIN,),
     ),
@@ -289,9 +291,66 @@ MUTATIONS = [
     Mutation(
         "clusters confused with states",
         "models/mixture_of_hmms.py",
-        "as_array(parameter).reshape(self.n_clusters, self.n_states, *parameter.shape[1:])",
-        "as_array(parameter).reshape(self.n_states, self.n_clusters, *parameter.shape[1:]).swapaxes(0, 1)",
+        "as_array(parameter).reshape(self.n_clusters, -1, *parameter.shape[1:])",
+        "as_array(parameter).reshape(-1, self.n_clusters, *parameter.shape[1:]).swapaxes(0, 1)",
         (CLUSTERS,),
+    ),
+    # ---- learning variants, labels, structures
+    Mutation(
+        "labels do not restrict the posterior",
+        "kernels/simplex.py",
+        "(labels >= 0) & (classes != labels)",
+        "(labels >= 0) & (classes != classes)",
+        (VARIANTS,),
+    ),
+    Mutation(
+        "hard assignment to the least probable",
+        "models/finite_mixture.py",
+        "log_joint.max(1)",
+        "log_joint.min(1)",
+        (HARD,),
+    ),
+    Mutation(
+        "prior of transitions forgotten",
+        "models/chain_mixture.py",
+        "statistics.transitions + self._transition_prior()",
+        "statistics.transitions",
+        (VARIANTS,),
+    ),
+    Mutation(
+        "entries that are held share what remains",
+        "models/chain_mixture.py",
+        "torch.where(self.structure.held, 0.0, counts)",
+        "counts",
+        (VARIANTS,),
+    ),
+    Mutation(
+        "one step too few ahead",
+        "models/hidden_states.py",
+        "torch.stack(states[1:], 1)",
+        "torch.stack(states[:-1], 1)",
+        (VARIANTS,),
+    ),
+    Mutation(
+        "surprise forgets where sequences begin",
+        "models/chain_mixture.py",
+        "states[batch.offsets[:-1]] = self.initial.expand(batch.n_sequences, -1, -1)",
+        "pass",
+        (VARIANTS,),
+    ),
+    Mutation(
+        "step size of stochastic EM does not fall",
+        "learn/stochastic.py",
+        "EXPONENT = 0.7",
+        "EXPONENT = 0.0",
+        ("tests/learn/test_stochastic.py",),
+    ),
+    Mutation(
+        "minibatches leave items out",
+        "data/batch.py",
+        "for items in np.split(order, np.flatnonzero(np.diff(groups)) + 1):",
+        "for items in np.split(order, np.flatnonzero(np.diff(groups)) + 1)[:-1]:",
+        ("tests/data/test_minibatches.py",),
     ),
     # ---- NMF
     Mutation(

@@ -108,6 +108,8 @@ def _by_name(values: Any, emission: Emission) -> dict[str, Tensor]:
     for name, value in _known(dict(values), emission).items():
         shape = _named(emission)[name].shape
         if 0 in shape:
-            raise ParameterError(f"emission_init[{name!r}] needs the number of categories; use partial(Categorical, n_categories=...)")
+            raise ParameterError(
+                f"emission_init[{name!r}] needs the number of categories; use partial(Categorical, n_categories=...)"
+            )
         given[name] = as_shape(f"emission_init[{name!r}]", value, shape)
     return given
