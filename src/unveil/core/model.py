@@ -109,11 +109,13 @@ class Emission(nn.Module, ABC):
     """A family of observation densities, one for each latent class: p(x | z = k), k = 0 .. K - 1.
 
     ``features`` is computed once for a batch and handed to both ``log_density`` and ``expect``, so an exponential family does
-    its E-step in two matrix products around the posterior.
+    its E-step in two matrix products around the posterior. One that has many features for each step says how many in ``n_statistics``,
+    and gets smaller batches.
     """
 
     n_components: int
     n_features: int
+    n_statistics: int | None = None
 
     @abstractmethod
     def initialize(self, values: Tensor, responsibilities: Tensor) -> None:

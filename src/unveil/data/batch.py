@@ -16,6 +16,7 @@ from unveil.data.rows import MemoryRows, Rows
 from unveil.errors import InputError
 
 BATCH_BYTES = 1 << 20  # of float64 values: a batch and what an E-step makes of it then stay in the caches
+STATISTICS_BYTES = 4 << 20  # of what an E-step makes of a batch
 MIN_BATCH_STEPS, MAX_BATCH_STEPS, MIN_SHARED_STEPS = 512, 16384, 1024
 
 
@@ -191,6 +192,11 @@ class Batches:
             "allow_nan": self.allow_nan,
         }
         return Batches(**(settings | changes))
+
+    def at_most(self, n_statistics: int | None) -> Batches:
+        """The same with batches so small that ``n_statistics`` numbers for each step stay in the caches."""
+        fitting = max(STATISTICS_BYTES // (8 * (n_statistics or 1)), MIN_BATCH_STEPS)
+        return self.replace(batch_steps=fitting) if fitting < self.batch_steps else self
 
     def __iter__(self) -> Iterator[Batch]:
         unchecked = self._checked is not self.rows

@@ -91,6 +91,7 @@ class Gaussian(Emission, Penalized, Imputes, Moments):
         if covariance_type not in COVARIANCE_TYPES:
             raise ValueError(f"covariance_type={covariance_type!r}: expected one of {', '.join(COVARIANCE_TYPES)}")
         self.n_components, self.n_features = n_components, n_features
+        self.n_statistics = n_quadratic(n_features, covariance_type) + n_features
         self.covariance_type, self.reg_covar, self.prior = covariance_type, reg_covar, prior
         self.means = nn.Parameter(torch.zeros(n_components, n_features, dtype=torch.float64))
         self.covariances = nn.Parameter(self._unit_covariances())

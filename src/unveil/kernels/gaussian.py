@@ -22,6 +22,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from unveil.kernels.memory import empty
+
 COVARIANCE_TYPES = ("full", "tied", "diag", "spherical")
 
 
@@ -38,7 +40,9 @@ def quadratic_features(x: Tensor, center: Tensor, covariance_type: str) -> Tenso
     """
     n_features = len(center)
     n_products = n_quadratic(n_features, covariance_type)
-    features = center.new_empty(n_products + n_features, len(x))
+    fresh = torch.is_grad_enabled() or center.dtype != torch.float64 or center.device.type != "cpu"
+    shape = (n_products + n_features, len(x))
+    features = center.new_empty(shape) if fresh else empty(*shape)
     y = _into(features[n_products:], torch.sub, x.to(center.dtype).T, center[:, None])
     if covariance_type == "diag":
         _into(features[:n_products], torch.mul, y, y)

@@ -133,6 +133,7 @@ def em_from_starts(
     batch_size: int = 1024,
 ) -> History:
     """EM as estimators use it: from an earlier fit if there is one, else from ``n_init`` starts; a title shows the progress."""
+    batches = batches.at_most(getattr(getattr(model, "emission", None), "n_statistics", None))
     with (
         cores_for(batches.n_steps * batches.n_features),
         ProgressBar(title or "", quiet=title is None, every=show_every) as progress,
