@@ -247,6 +247,113 @@ def symbols_hmmlearn(implementation: str, steps: int) -> Callable[[dict], Work]:
     return prepare
 
 
+# ---- few factors behind many columns -------------------------------------------------------------------------------
+
+
+def factor_data(n: int = 200_000, d: int = 64, q: int = 10) -> dict:
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(n, q)) @ rng.normal(size=(q, d)) + rng.normal(size=(n, d)) * np.linspace(0.5, 2.0, d)
+    return {"X": X, "q": q, "score": lambda data: float(data["fitted"].score(data["X"][:20_000]))}
+
+
+def factors_unveil(noise: str) -> Callable[[dict], Work]:
+    def prepare(data: dict) -> Work:
+        from unveil import PPCA
+
+        PPCA(data["q"], noise=noise).fit(data["X"][:5000])
+
+        def work() -> None:
+            data["fitted"] = PPCA(data["q"], noise=noise, tol=1e-6).fit(data["X"])
+
+        return work
+
+    return prepare
+
+
+def factors_sklearn(noise: str) -> Callable[[dict], Work]:
+    def prepare(data: dict) -> Work:
+        from sklearn.decomposition import PCA, FactorAnalysis
+
+        def work() -> None:
+            if noise == "isotropic":
+                data["fitted"] = PCA(data["q"], svd_solver="covariance_eigh").fit(data["X"])
+            else:
+                data["fitted"] = FactorAnalysis(data["q"], tol=1e-2, max_iter=1000).fit(data["X"])
+
+        return work
+
+    return prepare
+
+
+# ---- linear dynamical system -----------------------------------------------------------------------------------------
+
+
+def motion_data(n: int = 200, length: int = 500, k: int = 4, d: int = 4) -> dict:
+    rng = np.random.default_rng(0)
+    rotation = np.linalg.qr(rng.normal(size=(k, k)))[0] * 0.98
+    observation, states = rng.normal(size=(d, k)), np.zeros((n, length, k))
+    for t in range(1, length):
+        states[:, t] = states[:, t - 1] @ rotation.T + rng.normal(size=(n, k))
+    X = states @ observation.T + rng.normal(size=(n, length, d))
+    return {"X": X, "rotation": rotation, "observation": observation, "score": lambda data: data["fitted"]}
+
+
+def motion_unveil(steps: int) -> Callable[[dict], Work]:
+    def prepare(data: dict) -> Work:
+        from unveil import LinearDynamicalSystem
+
+        k = len(data["rotation"])
+        settings = {
+            "n_states": k,
+            "transition_init": data["rotation"],
+            "observation_init": data["observation"],
+            "transition_noise_init": np.eye(k),
+            "observation_noise_init": np.eye(data["observation"].shape[0]),
+            "initial_mean_init": np.zeros(k),
+            "initial_covariance_init": np.eye(k),
+            "tol": 0.0,
+        }
+        LinearDynamicalSystem(**settings, max_iter=1).fit(data["X"][:20])
+
+        def work() -> None:
+            fitted = LinearDynamicalSystem(**settings, max_iter=steps).fit(data["X"])
+            data["fitted"] = fitted.history_.objective[0]
+
+        return work
+
+    return prepare
+
+
+def motion_dynamax(steps: int) -> Callable[[dict], Work]:
+    """In float64; its first fit, which compiles, is not counted.
+
+    The result is the log-likelihood at the start: from the fourth step on dynamax 1.0.3 loses likelihood on this data.
+    """
+
+    def prepare(data: dict) -> Work:
+        import jax
+
+        jax.config.update("jax_enable_x64", True)
+        from dynamax.linear_gaussian_ssm import LinearGaussianSSM
+
+        d, k = data["observation"].shape
+        emissions = jax.numpy.asarray(data["X"])
+
+        def work() -> None:
+            model = LinearGaussianSSM(k, d)
+            parameters, properties = model.initialize(
+                dynamics_weights=data["rotation"], emission_weights=data["observation"], dynamics_covariance=np.eye(k),
+                emission_covariance=np.eye(d), initial_mean=np.zeros(k), initial_covariance=np.eye(k),
+            )  # fmt: skip
+            _, log_posteriors = model.fit_em(parameters, properties, emissions, num_iters=steps, verbose=False)
+            data["fitted"] = float(log_posteriors[0]) / emissions[..., 0].size
+
+        work()
+        return work
+
+    return prepare
+
+
 # ---- non-negative matrix factorisation -----------------------------------------------------------------------------
 
 
@@ -384,6 +491,26 @@ CASES: dict[str, Case] = {
         },
         5,
         {"hmmlearn scaling": 3, "hmmlearn log": 15},
+    ),
+    "ppca": Case(
+        "Probabilistic PCA, 200000 x 64, 10 components: a whole fit",
+        factor_data,
+        {"unveil": factors_unveil("isotropic"), "scikit-learn": factors_sklearn("isotropic")},
+        1,
+    ),
+    "factors": Case(
+        "Factor analysis, 200000 x 64, 10 factors: a whole fit",
+        factor_data,
+        {"unveil": factors_unveil("diagonal"), "scikit-learn": factors_sklearn("diagonal")},
+        1,
+        {"scikit-learn": 1},
+    ),
+    "lds": Case(
+        "Linear dynamical system, 200 x 500, 4 states, D=4",
+        motion_data,
+        {"unveil": motion_unveil(5), "dynamax": motion_dynamax(5)},
+        5,
+        {"dynamax": 1},
     ),
     "nmf": Case(
         "NMF, Kullback-Leibler, 513 x 2000, rank 40",
