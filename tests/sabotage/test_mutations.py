@@ -322,7 +322,7 @@ MUTATIONS = [
         "models/chain_mixture.py",
         "torch.where(self.structure.held, 0.0, counts)",
         "counts",
-        (VARIANTS,),
+        ("tests/models/test_topology.py",),
     ),
     Mutation(
         "one step too few ahead",
