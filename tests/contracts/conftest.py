@@ -195,6 +195,15 @@ def all_cases():
     return [Case(cls) for cls in discover().values() if not needs_classes(cls)]
 
 
+def has_exchangeable_classes(case):
+    """Whether latent classes can be put in another order: there are several, and nothing tells them apart."""
+    model = case.new().build(N_FEATURES)
+    structure = getattr(model, "structure", None)
+    if structure is not None:
+        return structure.groups is None and bool(structure.allowed.all())
+    return hasattr(model, "components") or len(getattr(model, "weights", ())) > 1
+
+
 @functools.cache
 def em_variants():
     made = []
@@ -225,6 +234,7 @@ def pytest_generate_tests(metafunc):
         ("sequence_case", [each for each in all_cases() if each.takes_sequences]),
         ("positive_case", [each for each in all_cases() if each.positive]),
         ("variant", em_variants()),
+        ("exchangeable_variant", [each for each in em_variants() if has_exchangeable_classes(each)]),
         ("free_variant", [each for each in em_variants() if not each.positive and not each.whole]),
     ):
         if name in metafunc.fixturenames:

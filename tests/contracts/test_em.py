@@ -151,18 +151,14 @@ def permuted(model, state):
     kind, states = type(model).__name__, None
     if kind in ("Mixture", "Factorization"):
         n_classes = len(state["weights"] if kind == "Mixture" else state["components"])
-        if n_classes == 1:
-            pytest.skip("one class has one order")
         densities = np.roll(np.arange(n_classes), 1)
         chosen = dict.fromkeys(("weights", "components", "mean_activation"), densities)
     elif kind == "ChainMixture":
-        if model.structure.groups is not None or not model.structure.allowed.all():
-            pytest.skip("its states have an order")
         chains, states = list(range(model.n_chains))[::-1], [2, 0, 1]
         densities = np.array([model.n_states * c + m for c in chains for m in states])
         chosen = dict.fromkeys(("weights", "initial", "transition"), chains)
     else:
-        pytest.skip(f"no permutation of the latent classes of a {kind} is written here")
+        raise NotImplementedError(f"write the permutation of the latent classes of a {kind} here")
     made = {}
     for name, value in state.items():
         each = value.shape[0] // len(densities) if name.startswith("emission.") and value.ndim else 0
@@ -176,7 +172,8 @@ def permuted(model, state):
     return made
 
 
-def test_order_of_the_classes_does_not_matter(variant, tools):
+def test_order_of_the_classes_does_not_matter(exchangeable_variant, tools):
+    variant = exchangeable_variant
     batches = variant.batches()
     first = variant.started(batches)
     second = variant.new().build(tools.n_features)
