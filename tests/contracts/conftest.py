@@ -212,6 +212,8 @@ def em_variants():
             continue
         accepted = inspect.signature(cls).parameters
         names = [name for name in VARIANTS if name in accepted]
+        if {"emission", "covariance_type"} <= set(names) and cls.__name__ in ("HMM", "MixtureModel"):
+            names.remove("covariance_type")  # the same model as those of GaussianHMM and GaussianMixture
         choices = [((name, value),) for name in names for value in VARIANTS[name]] or [()]
         made += [Case(cls, choice) for choice in choices]
     return made
