@@ -49,7 +49,7 @@ def test_only_a_few_batches_are_held():
         nonlocal read
         for batch in batches(100):
             read += 1
-            assert read - done <= 17
+            assert read - done <= 8
             yield batch
 
     for _ in map_batches(lambda batch: None, source()):

@@ -276,10 +276,9 @@ MUTATIONS = [
     Mutation(
         "cluster weights left out of the most probable cluster",
         "models/chain_mixture.py",
-        "chain = (self._kernels.log_partition(*arguments) + self._log_weights(batch)).argmax(1)",
-        "chain = self._kernels.log_partition(*arguments).argmax(1)",
+        "(self._kernels.log_partition(*arguments) + self._log_weights(batch)).argmax(1)",
+        "self._kernels.log_partition(*arguments).argmax(1)",
         (CLUSTERS,),
-        occurrences=2,
     ),
     Mutation(
         "smoothed probabilities for filtered ones",

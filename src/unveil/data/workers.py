@@ -87,10 +87,10 @@ class _Line(Generic[Result]):
 
     def __init__(self, function: Callable[[Batch], Result], source: Iterator[Batch], n_workers: int):
         self._function, self._source, self._n_workers = function, source, n_workers
-        self._few, self._many = 4 * n_workers, 8 * n_workers  # results that are worth a wake, and that are not to be exceeded
+        self._few, self._many = 2 * n_workers, 4 * n_workers  # results that are worth a wake, and batches that may be held
         self._changed = Condition()
         self._outcomes: dict[int, tuple[Result | None, BaseException | None]] = {}
-        self._taken = self._given = self._at_work = self._serving = 0
+        self._taken = self._given = self._consumed = self._at_work = self._serving = 0
         self._ended = False
 
     def _serve(self) -> None:
@@ -105,7 +105,7 @@ class _Line(Generic[Result]):
 
     def _take(self) -> tuple[int, Batch] | None:
         with self._changed:
-            if not self._ended and self._taken - self._given < self._many:
+            if not self._ended and self._taken - self._consumed < self._many:
                 try:
                     batch = next(self._source)
                     self._taken, self._at_work = self._taken + 1, self._at_work + 1
@@ -147,6 +147,7 @@ class _Line(Generic[Result]):
                 if error is not None:
                     raise error
                 yield result  # type: ignore[misc]
+                self._consumed += 1
             if complete:
                 return
 

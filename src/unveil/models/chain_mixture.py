@@ -394,19 +394,18 @@ class ChainMixture(HardEMModel, Penalized):
     @torch.no_grad()
     def viterbi(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """The best path of each sequence through its most probable chain (n_steps,), and log p(x, path | c) (n_sequences,)."""
-        log_emission = self.log_emission(batch)
-        arguments = self._chain_arguments(log_emission, batch)
-        chain = (self._kernels.log_partition(*arguments) + self._log_weights(batch)).argmax(1)
-        return self._kernels.viterbi(*arguments, chain)
+        return self._kernels.viterbi(*self._through_best_chain(batch))
 
     @torch.no_grad()
     def sample_paths(self, batch: Batch, generator: torch.Generator) -> Tensor:
         """A path of each sequence drawn from p(z | x), through its most probable chain, of shape (n_steps,)."""
-        log_emission = self.log_emission(batch)
-        arguments = self._chain_arguments(log_emission, batch)
-        chain = (self._kernels.log_partition(*arguments) + self._log_weights(batch)).argmax(1)
         uniforms = torch.rand(batch.n_steps, dtype=torch.float64, generator=generator)
-        return self._kernels.sample_paths(*arguments, chain, uniforms)
+        return self._kernels.sample_paths(*self._through_best_chain(batch), uniforms)
+
+    def _through_best_chain(self, batch: Batch) -> tuple[Tensor, ...]:
+        """What the path kernels need, with the most probable chain of each sequence (n_sequences,) last."""
+        arguments = self._chain_arguments(self.log_emission(batch), batch)
+        return *arguments, (self._kernels.log_partition(*arguments) + self._log_weights(batch)).argmax(1)
 
     @torch.no_grad()
     def sample(self, n_sequences: int, length: int, generator: torch.Generator) -> Batch:
