@@ -51,6 +51,11 @@ def test_sums_are_by_field_and_keep_the_centre():
     assert as_numbers(A + B) == (7.0, -30.0, 1.5, [1.25, 0.0], [5.0, 5.0])
 
 
+def test_they_count_their_numbers():
+    assert A.numel() == 2 + (1 + 2 + 2)
+    assert Parts((A.moments, B.moments, C.moments)).numel() == 3 * 5
+
+
 def test_scaling_is_by_field_and_keeps_the_centre():
     for scaled in (A * 0.5, 0.5 * A):
         assert as_numbers(scaled) == (1.5, -5.0, 0.5, [0.5, 1.0], [5.0, 5.0])

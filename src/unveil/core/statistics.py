@@ -41,6 +41,10 @@ class Statistics:
 
     __rmul__ = __mul__
 
+    def numel(self) -> int:
+        """How many numbers these are."""
+        return sum(_numel(getattr(self, each.name)) for each in fields(self))
+
     def _map(self, combine, other: Self | None = None) -> Self:
         return type(self)(**{each.name: self._kept(each, other) if _is_identity(each) else combine(each) for each in fields(self)})
 
@@ -61,6 +65,12 @@ def _add(mine: Any, other: Any) -> Any:
 
 def _scale(value: Any, scale: float) -> Any:
     return tuple(_scale(each, scale) for each in value) if isinstance(value, tuple) else value * scale
+
+
+def _numel(value: Any) -> int:
+    if isinstance(value, tuple):
+        return sum(_numel(each) for each in value)
+    return value.numel() if isinstance(value, Tensor | Statistics) else 1
 
 
 def _is_identity(each: Field) -> bool:

@@ -15,6 +15,7 @@ from unveil.core.history import History
 from unveil.core.model import EMModel, HardEMModel, log_prior_of
 from unveil.core.statistics import ModelStatistics
 from unveil.data.batch import Batch
+from unveil.data.workers import cores_for
 from unveil.errors import ConvergenceWarning, InputError, ParameterError
 from unveil.learn.reduce import Reduce, serial
 
@@ -108,7 +109,9 @@ def em(
             if tol > 0 and gain < tol * (abs(history.objective[0]) if relative else 1.0):
                 history.converged = True
                 break
-        model.maximize(statistics)
+        # Cores that were woken for little work go on spinning, beside the next E-step's workers.
+        with cores_for(statistics.numel()):
+            model.maximize(statistics)
         history.n_iter = iteration + 1
         progress = Progress(iteration, max_iter, objective, model)
         if any([callback(progress) for callback in callbacks]):  # noqa: C419  (every callback is called)
