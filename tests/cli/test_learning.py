@@ -114,15 +114,17 @@ def test_a_grid_is_ranges_and_lists(text, values):
     assert read_grid("GaussianMixture", [f"means_init={text}", "tol=1"]) == {"means_init": values, "tol": [1]}
 
 
-FAIR_COIN = '''"""A coin."""
+FAIR_COIN = '''"""A coin is tossed."""
 from types import SimpleNamespace
+from unveil.report.page import Card, Row, Section, Table, Text
 TITLE = "A fair coin"
 
-def run(quick=False):
+def run(quick=False, on_progress=print):
     return SimpleNamespace(table=[{"tosses": 10 if quick else 1000, "heads": 0.5}])
 
-def show(result):
-    print("tosses:", result.table[0]["tosses"])
+def sections(result):
+    row = list(result.table[0].values())
+    return [Section("Tosses", [Text("Fair indeed."), Row([Card("All", [Table(["tosses", "heads"], [row], "Counts", digits=2)])])])]
 '''
 
 
@@ -139,10 +141,11 @@ def test_experiments_are_listed_and_repeated(fair_coin, here, unveil):
     assert names["fair-coin"] == "A fair coin"
     assert "spoken-digits" in names
     assert "fair-coin" in unveil("reproduce").out
-    before = sorted(here.iterdir())
-    assert unveil("reproduce fair-coin").out == "tosses: 1000\n"
-    assert unveil("reproduce fair_coin --quick").out == "tosses: 10\n"
-    assert sorted(here.iterdir()) == before
+    shown = unveil("reproduce fair-coin").out
+    assert all(part in shown for part in ("Fair indeed.", "1,000", "0.50", "unveil-fair-coin/report.html"))
+    page = Path("unveil-fair-coin/report.html").read_text()
+    assert all(part in page for part in ("A fair coin", "A coin is tossed.", "Fair indeed.", "1,000", "unveil reproduce fair-coin"))
+    assert json.loads(Path("unveil-fair-coin/result.json").read_text())["table"][0]["tosses"] == 1000
     facts = unveil("reproduce fair-coin --quick --json -o out").json
     assert facts == {
         "experiment": "fair-coin",

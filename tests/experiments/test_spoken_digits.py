@@ -83,13 +83,13 @@ def test_the_interval_is_wilsons():
     assert_allclose(result().interval(), np.array([centre - half, centre + half]) / (1 + z**2 / n), rtol=0, atol=1e-12)
 
 
-def test_what_is_shown(capsys):
-    spoken_digits.show(result(np.zeros(20, int)))
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[0].split() == ["speaker", "recordings", "held-out", "takes", "held-out", "speaker"]
-    assert lines[3].split() == ["all", "20", "85.0%", "50.0%"]
-    assert [line.split() for line in lines[-4:-2]] == [["0", "8", "2"], ["1", "1", "9"]]
-    assert lines[-1] == "features: 1.5 s"
+def test_what_the_report_says():
+    accuracy, confusions = spoken_digits.sections(result(np.zeros(20, int)))
+    text, table = accuracy.blocks
+    assert "features 1.5 s" in text.text
+    assert list(table.columns) == ["speaker", "recordings", "held-out takes, %", "held-out speaker, %"]
+    assert list(table.rows[-1]) == ["all", 20, 85.0, 50.0]
+    assert [list(row) for row in confusions.blocks[0].rows] == [["0", 8, 2], ["1", 1, 9]]
 
 
 def test_a_few_real_digits(real_data):

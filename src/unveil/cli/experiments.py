@@ -2,38 +2,46 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from unveil.cli.arguments import JSON_OPTION
-from unveil.cli.output import check_outputs, print_json, print_table
+from unveil.cli.output import as_json, check_outputs, command_line, print_json, print_table, progress
 from unveil.errors import ParameterError
+
+if TYPE_CHECKING:
+    from unveil.report.page import Section
 
 
 def reproduce(
     name: str | None = typer.Argument(None, help="An experiment; without a name they are listed."),
     quick: bool = typer.Option(False, "--quick", help="A small version, for a first look."),
-    out: Path | None = typer.Option(None, "--out", "-o", help="Folder for result.json; by default nothing is written."),
+    out: Path | None = typer.Option(
+        None, "--out", "-o", help="Folder for result.json and report.html; by default unveil-NAME.", show_default=False
+    ),
     json: bool = JSON_OPTION,
 ) -> None:
-    """Repeat an experiment: the same data, models and table."""
+    """Repeat an experiment: the same data, models and table; and write a page about it."""
     if name is None:
         _list(json)
         return
     experiment = _find(name)
-    if out:
-        check_outputs([out / "result.json"], [])
-    result = experiment.run(quick=quick)
+    out = out or Path(f"unveil-{_typed(experiment)}")
+    check_outputs([out / "result.json", out / "report.html"], [])
+    with progress(experiment.TITLE, quiet=json) as advance:
+        result = experiment.run(quick=quick, on_progress=advance)
+    sections = experiment.sections(result)
     facts = {"experiment": _typed(experiment), "title": experiment.TITLE, "quick": quick, "table": result.table}
+    _write(out, experiment, sections, facts)
     if json:
         print_json(facts)
     else:
-        experiment.show(result)
-    if out:
-        _write(out / "result.json", facts)
+        _show(sections)
+        typer.echo(f"{out / 'report.html'}: the whole report")
 
 
 def _list(json: bool) -> None:
@@ -61,9 +69,35 @@ def _typed(experiment: ModuleType) -> str:
     return experiment.__name__.rpartition(".")[2].replace("_", "-")
 
 
-def _write(path: Path, facts: dict[str, Any]) -> None:
-    from unveil.cli.output import as_json
+def _write(out: Path, experiment: ModuleType, sections: list[Section], facts: dict[str, Any]) -> None:
+    """The table for programs, and the page for people."""
     from unveil.data.files import atomic_path
+    from unveil.report.page import Page, write_page
+    from unveil.report.provenance import how_this_was_made
 
-    with atomic_path(path) as temporary:
+    summary = " ".join((experiment.__doc__ or "").partition("\n\n")[0].split())
+    made = how_this_was_made([], command_line())
+    write_page(out / "report.html", Page(experiment.TITLE, summary, [*sections, made]))
+    with atomic_path(out / "result.json") as temporary:
         temporary.write_text(as_json(facts) + "\n", encoding="utf-8")
+
+
+def _show(sections: list[Section]) -> None:
+    """The tables and paragraphs of a report."""
+    from unveil.report.page import Table, Text, as_text
+
+    for block in _blocks(sections):
+        if isinstance(block, Table):
+            print_table(list(block.columns), [[as_text(cell, block.digits) for cell in row] for row in block.rows], block.caption)
+        elif isinstance(block, Text):
+            typer.echo(block.text + "\n")
+
+
+def _blocks(parts: Any) -> Iterator[Any]:
+    """Everything in sections, rows and cards, in its order."""
+    for part in parts:
+        inner = getattr(part, "cards", None) or getattr(part, "blocks", None)
+        if inner is None:
+            yield part
+        else:
+            yield from _blocks(inner)

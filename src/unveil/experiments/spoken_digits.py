@@ -11,7 +11,7 @@ heard other takes of the same speakers; in the second they never heard the speak
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -22,6 +22,7 @@ from sklearn.metrics import confusion_matrix
 from unveil.audio.features import mfcc
 from unveil.data import datasets
 from unveil.models.gaussian_hmm import GaussianHMM
+from unveil.report.page import Section, Table, Text
 
 TITLE = "Spoken digits: one left-to-right HMM for each"
 FEATURES = {"n_coefficients": 13, "n_mels": 26, "normalize": "mean", "trim_db": 35.0}
@@ -95,7 +96,7 @@ def fit_left_right(sequences: list[np.ndarray], n_states: int) -> GaussianHMM:
     return hmm.fit(sequences)
 
 
-def run(quick: bool = False) -> SpokenDigits:
+def run(quick: bool = False, on_progress: Callable[[float], object] = lambda fraction: None) -> SpokenDigits:
     """Learn and test; ``quick`` keeps to three digits and three speakers, and leaves out the second table."""
     chosen = {"digits": [1, 4, 7], "speakers": ["george", "jackson", "nicolas"]} if quick else {}
     train, test = (datasets.load("spoken_digits", subset=subset, **chosen) for subset in ("train", "test"))
@@ -104,13 +105,15 @@ def run(quick: bool = False) -> SpokenDigits:
         known, tested = ([mfcc(x, data.sample_rate, **FEATURES) for x in data.data] for data in (train, test))
     with _timing(seconds, TAKES):
         heard = Recognizer.learn(known, train.target)(tested)
+    on_progress(0.3)
     if quick:
         return SpokenDigits(test.groups, test.target, heard, None, seconds)
     with _timing(seconds, SPEAKER):
         unknown = np.empty_like(heard)
-        for speaker in np.unique(test.groups):
+        for done, speaker in enumerate(speakers := np.unique(test.groups), 1):
             others, own = np.flatnonzero(train.groups != speaker), np.flatnonzero(test.groups == speaker)
             unknown[own] = Recognizer.learn([known[i] for i in others], train.target[others])([tested[i] for i in own])
+            on_progress(0.3 + 0.7 * done / len(speakers))
     return SpokenDigits(test.groups, test.target, heard, unknown, seconds)
 
 
@@ -121,16 +124,23 @@ def _timing(seconds: dict[str, float], name: str) -> Iterator[None]:
     seconds[name] = time.perf_counter() - begin
 
 
-def show(result: SpokenDigits) -> None:
-    """Print the accuracies by speaker, and for held-out takes the interval and which digits were taken for which."""
-    first, *_ = table = result.table
-    print("  ".join(f"{name:>16}" for name in first))
-    for row in table:
-        print("  ".join(f"{value:16.1%}" if isinstance(value, float) else f"{value:>16}" for value in row.values()))
+def sections(result: SpokenDigits) -> list[Section]:
+    """The accuracies by speaker, with their interval, and which digits were taken for which."""
     low, high = result.interval()
-    print(f"\n{TAKES}: 95 % interval {low:.1%} to {high:.1%}\n")
+    columns, *_ = table = result.table
+    accuracies = Table(
+        [name if name in ("speaker", "recordings") else f"{name}, %" for name in columns],
+        [[100 * cell if isinstance(cell, float) else cell for cell in row.values()] for row in table],
+        "Recordings whose digit was recognised, in percent",
+        digits=1,
+    )
     digits = np.unique(result.digits)
-    print("said \\ heard" + "".join(f"{digit:5}" for digit in digits))
-    for digit, row in zip(digits, confusion_matrix(result.digits, result.heard, labels=digits), strict=True):
-        print(f"{digit:12}" + "".join(f"{count:5}" for count in row))
-    print("\n" + ", ".join(f"{name}: {value:.1f} s" for name, value in result.seconds.items()))
+    counts = confusion_matrix(result.digits, result.heard, labels=digits)
+    confused = Table(
+        ["said", *(f"heard {digit}" for digit in digits)],
+        [[str(digit), *row.tolist()] for digit, row in zip(digits, counts, strict=True)],
+        "What was heard for what was said, on held-out takes",
+    )
+    spent = ", ".join(f"{name} {value:.1f} s" for name, value in result.seconds.items())
+    reading = f"On held-out takes the 95 % interval is {low:.1%} to {high:.1%} (Wilson). Time: {spent}."
+    return [Section("Accuracy", [Text(reading), accuracies]), Section("Confusions", [confused])]
