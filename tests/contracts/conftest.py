@@ -51,6 +51,7 @@ VARIANTS = {
     "sticky": (5.0,),
     "tied_states": ((0, 1, 0),),
     "noise": ("isotropic", "diagonal"),
+    "init": ("moments",),
 }
 WHOLE = {
     "categorical": 5,
@@ -74,7 +75,7 @@ class Case:
 
     @property
     def emission(self):
-        return dict(self.options).get("emission")
+        return dict(self.options).get("emission", getattr(self.cls, "emission", None))
 
     @property
     def whole(self):
@@ -214,6 +215,8 @@ def em_variants():
         names = [name for name in VARIANTS if name in accepted]
         if {"emission", "covariance_type"} <= set(names) and cls.__name__ in ("HMM", "MixtureModel"):
             names.remove("covariance_type")  # the same model as those of GaussianHMM and GaussianMixture
+        if hasattr(cls, "emission"):  # a family of its own, whose priors are numbers
+            names.remove("emission_prior")
         choices = [((name, value),) for name in names for value in VARIANTS[name]] or [()]
         made += [Case(cls, choice) for choice in choices]
     return made

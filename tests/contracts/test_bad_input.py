@@ -232,7 +232,7 @@ def test_every_setting_is_checked(case):
 
 def test_whole_numbers_are_whole(case):
     for name in set(case.cls.constraints) & {"n_components", "n_states", "n_clusters", "max_iter", "n_init"}:
-        for wrong in (0, 2.5, True, None):
+        for wrong in (-1 if name == "max_iter" else 0, 2.5, True, None):
             refused(case, case.data(), "whole number", ParameterError, case.new(**{name: wrong}))
 
 

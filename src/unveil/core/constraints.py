@@ -26,6 +26,19 @@ def integer(minimum: int) -> Check:
     return check
 
 
+def integer_or(minimum: int, *words: str) -> Check:
+    """A whole number that is at least ``minimum``, or one of some words."""
+
+    def check(name: str, value: Any) -> None:
+        if not (isinstance(value, str) and value in words):
+            try:
+                integer(minimum)(name, value)
+            except ParameterError as error:
+                raise ParameterError(f"{error} or {', '.join(map(repr, words))}") from None
+
+    return check
+
+
 def real(minimum: float, maximum: float = math.inf, *, open_below: bool = False) -> Check:
     """A finite number in [minimum, maximum], or above ``minimum`` when open below."""
 

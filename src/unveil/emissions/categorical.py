@@ -15,6 +15,7 @@ from unveil.emissions.columns import check_entries
 from unveil.errors import ParameterError
 from unveil.kernels.simplex import normalize
 
+_MOST_SYMBOLS = 10_000_000
 _EXPECTED = "expected whole numbers from 0; code the categories, NaN too, as 0, 1, 2, ..."
 
 
@@ -113,7 +114,7 @@ class Categorical(Emission, Penalized):
     def initialize(self, values: Tensor, responsibilities: Tensor) -> None:
         """Frequencies in each class, two parts, and in all of the data, one part: what no class can give, EM could never find."""
         if self.n_categories is None:
-            check_entries(values, _is_whole(values), _EXPECTED)
+            check_entries(values, _is_whole(values) & (values < _MOST_SYMBOLS), _EXPECTED)
             self.n_symbols.copy_(values.amax(0).long() + 1)
             self._resize()
         counts = self.expect(self.features(values), responsibilities).counts

@@ -70,7 +70,7 @@ def em(
     batches : iterable of Batch
         Gone through once in each iteration.
     max_iter : int
-        The most parameter updates to make.
+        The most parameter updates to make; with 0 the start is evaluated, and stays.
     tol : float
         The least gain, per iteration, worth going on for, in nats per step; 0 makes all ``max_iter`` iterations.
     relative : bool
@@ -97,7 +97,7 @@ def em(
         When the log-likelihood is NaN or infinite: the model keeps the parameters from before.
     """
     history, begin, callbacks = History(), time.perf_counter(), tuple(callbacks)
-    for iteration in range(max_iter):
+    for iteration in range(max(max_iter, 1)):
         evaluate = iteration % evaluate_every == 0
         statistics = reduce(_e_step(model, evaluate, hard), batches)
         objective = (statistics.log_likelihood + log_prior_of(model)) / statistics.weight
@@ -109,6 +109,8 @@ def em(
             if tol > 0 and gain < tol * (abs(history.objective[0]) if relative else 1.0):
                 history.converged = True
                 break
+        if max_iter == 0:
+            break
         # Cores that were woken for little work go on spinning, beside the next E-step's workers.
         with cores_for(statistics.numel()):
             model.maximize(statistics)

@@ -23,7 +23,7 @@ from unveil.learn.stochastic import stochastic_em
 Learn = Callable[..., History]
 
 EM_CONSTRAINTS = {
-    "max_iter": integer(1),
+    "max_iter": integer(0),
     "tol": real(0.0),
     "warm_start": boolean,
     "verbose": integer(0),
@@ -138,7 +138,7 @@ def em_from_starts(
         cores_for(batches.n_steps * batches.n_features),
         ProgressBar(title or "", quiet=title is None, every=show_every) as progress,
     ):
-        if algorithm == "stochastic-em":
+        if algorithm == "stochastic-em" and max_iter > 0:
             learn = partial(stochastic_em, generator=generator, tol=tol, batch_size=batch_size, callbacks=[progress])
         else:
             hard = algorithm == "hard-em"

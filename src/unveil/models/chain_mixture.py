@@ -14,15 +14,9 @@ from unveil.data.batch import Batch, Batches
 from unveil.errors import InputError
 from unveil.kernels import chains, chains_cpu
 from unveil.kernels.simplex import normalize, one_hot, restrict_to_labels
-from unveil.models.starts import (
-    CENTER_SAMPLE,
-    START_SAMPLE,
-    assign_sequences,
-    assign_states,
-    count_pairs,
-    fill_missing,
-    relabelled,
-)
+from unveil.models.chain_starts import Start, start_by_clusters
+from unveil.models.moment_diagnostics import MomentDiagnostics
+from unveil.models.starts import CENTER_SAMPLE
 
 _VANISHED = 1e-100  # a transition that is less probable is made impossible, so that scaled recursions stay exact
 
@@ -127,6 +121,8 @@ class ChainMixture(HardEMModel, Penalized):
         By default everything is possible and free.
     labels : {"states", "chains"}
         What the labels of a batch name; states where C = 1.
+    start : callable
+        ``start(model, batches, generator)`` chooses parameters from the data (``models/chain_starts.py``).
     """
 
     def __init__(
@@ -137,11 +133,13 @@ class ChainMixture(HardEMModel, Penalized):
         given: dict[str, Tensor] | None = None,
         structure: ChainStructure | None = None,
         labels: str = "states",
+        start: Start = start_by_clusters,
     ):
         super().__init__()
-        self._labels_are = labels
+        self.labels_are, self._start = labels, start
         self.n_chains, self.n_states, self.emission = n_chains, n_states, emission
         self.structure = structure or ChainStructure.free(n_states)
+        self.moments: MomentDiagnostics | None = None
         self.weights = nn.Parameter(torch.full((n_chains,), 1 / n_chains, dtype=torch.float64))
         self.initial = nn.Parameter(normalize(self.structure.starts.double()).repeat(n_chains, 1))
         self.transition = nn.Parameter(normalize(self.structure.allowed.double()).repeat(n_chains, 1, 1))
@@ -150,40 +148,13 @@ class ChainMixture(HardEMModel, Penalized):
     # ---- start -------------------------------------------------------------------------------------------------------
 
     def initialize(self, batches: Batches, generator: torch.Generator) -> None:
-        """Cluster the sequences, then the steps of each cluster into states, and count how these follow each other."""
+        """Parameters by the start that was chosen, except those that were given."""
         self._check_amount(batches)
         if self._everything_is_given():
             values, weights, _ = batches.sample_steps(CENTER_SAMPLE, generator)
             self.emission.initialize(values, weights[:, None].expand(-1, self.emission.n_components))
-            self._take_given()
-            return
-        values, weights, sequences, labels = batches.sample_labelled_steps(START_SAMPLE, generator)
-        filled = fill_missing(values)
-        states = labels if self._labels_are == "states" else torch.full_like(labels, -1)
-        clusters = self._assign_clusters(filled, sequences, labels, batches.n_sequences, generator)
-        complete = len(values) == batches.n_steps  # in a sample of the steps, neighbours do not follow each other
-        responsibilities = values.new_zeros(len(values), self.n_chains, self.n_states)
-        for c in range(self.n_chains):
-            inside = clusters[sequences] == c
-            if inside.sum() < self.n_states:  # too little to tell states apart: let EM find them in everything
-                inside = torch.ones_like(inside)
-            responsibilities[inside, c] = assign_states(
-                filled[inside],
-                weights[inside],
-                sequences[inside],
-                states[inside],
-                self.structure.allowed,
-                generator,
-                groups=self.structure.groups,
-                forwards=self.structure.forwards,
-                adjacent=complete,
-            )
-        self.emission.initialize(values, self._by_density(responsibilities))
-        with torch.no_grad():
-            self.weights.copy_(normalize(torch.bincount(clusters, minlength=self.n_chains).double()))
-            self._start_uniformly()
-            if complete:
-                self._count(responsibilities, sequences)
+        else:
+            self._start(self, batches, generator)
         self._take_given()
 
     def _check_amount(self, batches: Batches) -> None:
@@ -199,29 +170,6 @@ class ChainMixture(HardEMModel, Penalized):
     def _everything_is_given(self) -> bool:
         emission = {name for name, _ in self.emission.named_parameters()}
         return self._given.keys() >= {"initial", "transition"} | emission
-
-    def _assign_clusters(
-        self, values: Tensor, sequences: Tensor, labels: Tensor, n_sequences: int, generator: torch.Generator
-    ) -> Tensor:
-        """A cluster for each sequence, the known ones included."""
-        clusters = assign_sequences(values, sequences, n_sequences, self.n_chains, self.n_states, generator)
-        if self._labels_are == "states" or not (labels >= 0).any():
-            return clusters
-        known = torch.full((n_sequences,), -1)
-        known[sequences] = labels
-        return relabelled(one_hot(clusters, self.n_chains), known).argmax(1)
-
-    def _start_uniformly(self) -> None:
-        self.initial.copy_(normalize(self.structure.starts.double()).expand_as(self.initial))
-        self.transition.copy_(normalize(self.structure.allowed.double()).expand_as(self.transition))
-
-    def _count(self, responsibilities: Tensor, sequences: Tensor) -> None:
-        """Initial and transition probabilities from the states (n, C, M) of all steps, each counted once more than it occurs."""
-        follows = sequences[1:] == sequences[:-1]
-        first = torch.cat([follows.new_ones(1), ~follows])
-        pairs = torch.stack([count_pairs(responsibilities[:, c], sequences) for c in range(self.n_chains)])
-        self.initial.copy_(normalize((1 + responsibilities[first].sum(0)) * self.structure.starts))
-        self.transition.copy_(normalize((1 + pairs) * self.structure.allowed))
 
     @torch.no_grad()
     def _take_given(self) -> None:
@@ -247,11 +195,11 @@ class ChainMixture(HardEMModel, Penalized):
     def _by_chain(self, per_density: Tensor, batch: Batch) -> Tensor:
         if self.structure.groups is not None:
             per_density = per_density.unflatten(1, (self.n_chains, -1))[:, :, self.structure.groups].flatten(1)
-        if self._labels_are == "states":
+        if self.labels_are == "states":
             per_density = restrict_to_labels(per_density, batch.labels)
         return per_density.unflatten(1, (self.n_chains, self.n_states))
 
-    def _by_density(self, states: Tensor) -> Tensor:
+    def by_density(self, states: Tensor) -> Tensor:
         """State posteriors (n, C, M) summed over states that share a density, of shape (n, K)."""
         if self.structure.groups is None:
             return states.flatten(1)
@@ -260,7 +208,7 @@ class ChainMixture(HardEMModel, Penalized):
 
     def _log_weights(self, batch: Batch) -> Tensor:
         """log v_c, of shape (C,), or (n_sequences, C) with -inf for chains that are known not to be the right one."""
-        if self._labels_are == "states" or batch.labels is None:
+        if self.labels_are == "states" or batch.labels is None:
             return self.weights.log()
         of_sequence = batch.labels[batch.offsets[:-1]]
         return restrict_to_labels(self.weights.log().expand(batch.n_sequences, -1), of_sequence)
@@ -290,7 +238,7 @@ class ChainMixture(HardEMModel, Penalized):
             weights=responsibilities.sum(0),
             initial=expected.initial,
             transitions=expected.transitions,
-            emission=self.emission.expect(features, self._by_density(expected.states)),
+            emission=self.emission.expect(features, self.by_density(expected.states)),
         )
 
     @torch.no_grad()
@@ -314,7 +262,7 @@ class ChainMixture(HardEMModel, Penalized):
             weights=torch.bincount(chain, weights, minlength=self.n_chains),
             initial=states[batch.offsets[:-1]].sum(0),
             transitions=transitions.view(self.transition.shape),
-            emission=self.emission.expect(features, self._by_density(states)),
+            emission=self.emission.expect(features, self.by_density(states)),
         )
 
     def _best(self, log_emission: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
@@ -375,7 +323,7 @@ class ChainMixture(HardEMModel, Penalized):
 
     def density_posterior(self, batch: Batch) -> Tensor:
         """The posterior of the observation density that each step has, of shape (n_steps, K)."""
-        return self._by_density(self.posterior(batch).states)
+        return self.by_density(self.posterior(batch).states)
 
     @torch.no_grad()
     def filtered(self, batch: Batch) -> Tensor:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from unveil.core.constraints import as_probabilities, integer, real
+from unveil.core.constraints import as_probabilities, choice, integer, real
 from unveil.errors import ParameterError
 from unveil.learn.restarts import VARIANT_CONSTRAINTS
 from unveil.models.chain_mixture import ChainMixture, ChainStructure
+from unveil.models.chain_starts import Start, start_by_clusters, start_by_moments
 from unveil.models.emission_settings import GAUSSIAN_CONSTRAINTS, build_emission, given_emission
 from unveil.models.topology import allowed_transitions, check_mask, check_reachable, check_transitions
 
@@ -40,6 +42,7 @@ CHAIN_CONSTRAINTS = (
     | {
         "n_states": integer(1),
         "n_init": integer(1),
+        "init": choice("kmeans", "moments"),
         "transitions": check_transitions,
         "fixed": _check_fixed,
         "fixed_transitions": check_mask,
@@ -59,7 +62,22 @@ def build_chains(estimator: Any, n_chains: int, n_features: int, *, labels: str 
     stacked = (n_chains,) if n_chains > 1 else ()
     given = _given_chain(estimator, n_chains, stacked) | given_emission(estimator, emission, stacked)
     structure = _structure(estimator, given, groups)
-    return ChainMixture(n_chains, estimator.n_states, emission, given, structure, labels)
+    return ChainMixture(n_chains, estimator.n_states, emission, given, structure, labels, _start(estimator, n_features))
+
+
+def _start(estimator: Any, n_features: int) -> Start:
+    """Where learning starts, by the parameters ``init`` and, where there is one, ``depermute``."""
+    if estimator.init == "kmeans":
+        return start_by_clusters
+    if estimator.tied_states is not None:
+        raise ParameterError("init='moments' cannot tie states; leave out tied_states, or use init='kmeans'")
+    return partial(
+        start_by_moments,
+        make_emission=lambda n: build_emission(estimator, n, n_features),
+        make_fine=lambda n: build_emission(estimator, n, n_features, covariance_type="diag"),
+        kind=estimator.transitions if isinstance(estimator.transitions, str) else "",
+        depermute=getattr(estimator, "depermute", "ncut"),
+    )
 
 
 def _groups(estimator: Any) -> Tensor | None:

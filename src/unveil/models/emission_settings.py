@@ -56,18 +56,18 @@ def _prior_to_json(prior: Any) -> Any:
 SAVED_AS = {"emission": emission_to_json, "emission_prior": _prior_to_json}
 
 
-def build_emission(estimator: Any, n_components: int, n_features: int) -> Emission:
-    """The emission of an estimator: ``emission`` (by default Gaussian) with its covariance type, floor and prior."""
+def build_emission(estimator: Any, n_components: int, n_features: int, **changes: Any) -> Emission:
+    """The emission of an estimator: ``emission`` (by default Gaussian) with its covariance type, floor and prior, or with changes."""
     option = getattr(estimator, "emission", "gaussian")
     option = emission_from_json(option) if isinstance(option, Mapping) else option
-    settings = {"covariance_type": estimator.covariance_type, "reg_covar": estimator.reg_covar}
+    settings = {name: getattr(estimator, name) for name in ("covariance_type", "reg_covar") if hasattr(estimator, name)}
     prior = estimator.emission_prior
     if prior is not None:
         try:
             settings["prior"] = NormalInverseWishart(**prior) if isinstance(prior, Mapping) else prior
         except TypeError as error:
             raise ModelFileError(f"the saved prior {prior!r} is not one that this version of Unveil has; upgrade Unveil") from error
-    return make_emission(option, n_components, n_features, **settings)
+    return make_emission(option, n_components, n_features, **settings | changes)
 
 
 def given_emission(estimator: Any, emission: Emission, stacked: tuple[int, ...] = ()) -> dict[str, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ from unveil.core.statistics import ModelStatistics, Statistics
 from unveil.data.batch import Batch, Batches
 from unveil.errors import InputError
 from unveil.kernels.simplex import normalize, normalize_log_, one_hot, restrict_to_labels
+from unveil.models.moment_diagnostics import MomentDiagnostics
 from unveil.models.starts import (
     CENTER_SAMPLE,
     START_SAMPLE,
@@ -68,6 +70,8 @@ class Mixture(HardEMModel, Penalized):
         Concentration of a symmetric Dirichlet prior of the weights; 1 is flat.
     classes : Tensor of shape (K,), int64, optional
         Of which class each component is, where labels name classes of several components: 0, 0, 1, 1 for two in each of two.
+    start : callable, optional
+        ``start(model, batches, generator)`` chooses parameters from the data, instead of first responsibilities.
     """
 
     def __init__(
@@ -77,9 +81,11 @@ class Mixture(HardEMModel, Penalized):
         given: dict[str, Tensor] | None = None,
         weights_prior: float = 1.0,
         classes: Tensor | None = None,
+        start: Callable[[Mixture, Batches, torch.Generator], None] | None = None,
     ):
         super().__init__()
-        self._classes = classes
+        self._classes, self._start = classes, start
+        self.moments: MomentDiagnostics | None = None
         self._weights_prior = weights_prior
         self.emission = emission
         self.weights = nn.Parameter(torch.full((emission.n_components,), 1 / emission.n_components, dtype=torch.float64))
@@ -95,6 +101,10 @@ class Mixture(HardEMModel, Penalized):
         if self._given.keys() >= {"weights"} | {name for name, _ in self.emission.named_parameters()}:
             values, weights, _ = batches.sample_steps(CENTER_SAMPLE, generator)
             self.emission.initialize(values, weights[:, None].expand(-1, n_components))
+            self._take_given()
+            return
+        if self._start is not None:
+            self._start(self, batches, generator)
             self._take_given()
             return
         values, weights, _, labels = batches.sample_labelled_steps(START_SAMPLE, generator)

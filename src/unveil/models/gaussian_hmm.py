@@ -17,9 +17,10 @@ from unveil.models.chain_mixture import ChainMixture
 from unveil.models.chain_settings import CHAIN_CONSTRAINTS, build_chains
 from unveil.models.emission_settings import SAVED_AS
 from unveil.models.hidden_states import HiddenStatesMixin
+from unveil.models.moment_diagnostics import MomentsMixin
 
 
-class GaussianHMM(HiddenStatesMixin, CriteriaMixin, PartialFitMixin, Estimator):
+class GaussianHMM(HiddenStatesMixin, MomentsMixin, CriteriaMixin, PartialFitMixin, Estimator):
     """Hidden Markov model with Gaussian observations, learned by maximum likelihood with EM (Baum-Welch).
 
     A hidden state follows a Markov chain, and each observation is normal given the state::
@@ -48,6 +49,9 @@ class GaussianHMM(HiddenStatesMixin, CriteriaMixin, PartialFitMixin, Estimator):
         The most EM iterations.
     n_init : int
         The number of starts. Each is run shortly, and the best is finished.
+    init : {"kmeans", "moments"}
+        Where EM starts: from clusters of the steps; or from the method of moments, which needs no luck. ``moments_`` then says how well
+        the data determines the parameters.
     startprob_init : array of shape (M,), optional
     transmat_init : array of shape (M, M), optional
         Zeros stay zero: a left-to-right chain remains one.
@@ -118,6 +122,7 @@ class GaussianHMM(HiddenStatesMixin, CriteriaMixin, PartialFitMixin, Estimator):
         reg_covar: float = 1e-6,
         max_iter: int = 100,
         n_init: int = 1,
+        init: str = "kmeans",
         startprob_init: Any = None,
         transmat_init: Any = None,
         means_init: Any = None,
@@ -143,6 +148,7 @@ class GaussianHMM(HiddenStatesMixin, CriteriaMixin, PartialFitMixin, Estimator):
         self.reg_covar = reg_covar
         self.max_iter = max_iter
         self.n_init = n_init
+        self.init = init
         self.startprob_init = startprob_init
         self.transmat_init = transmat_init
         self.means_init = means_init

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,9 +21,11 @@ from unveil.learn.restarts import VARIANT_CONSTRAINTS, em_from_starts, em_settin
 from unveil.learn.stochastic import PartialFitMixin
 from unveil.models.emission_settings import GAUSSIAN_CONSTRAINTS, SAVED_AS, build_emission, given_emission
 from unveil.models.finite_mixture import Mixture
+from unveil.models.moment_diagnostics import MomentsMixin
+from unveil.models.moment_mixtures import start_mixture
 
 
-class GaussianMixture(ClusterMixin, ImputeMixin, CriteriaMixin, PartialFitMixin, Estimator):
+class GaussianMixture(MomentsMixin, ClusterMixin, ImputeMixin, CriteriaMixin, PartialFitMixin, Estimator):
     """Gaussian mixture, learned by maximum likelihood with EM.
 
     Each point has a hidden component z, and given it a normal density::
@@ -49,8 +52,9 @@ class GaussianMixture(ClusterMixin, ImputeMixin, CriteriaMixin, PartialFitMixin,
         The most EM iterations.
     n_init : int
         The number of starts. Each is run shortly, and the best is finished.
-    init_params : {"kmeans", "k-means++", "random", "random_from_data"}
-        How a start is found.
+    init_params : {"kmeans", "k-means++", "random", "random_from_data", "moments"}
+        How a start is found. "moments": by the method of moments, which needs no luck where there are as many features as components
+        (Hsu and Kakade, 2013); ``moments_`` then says how well the data determines them.
     weights_init : array of shape (K,), optional
     means_init : array of shape (K, D), optional
     precisions_init : array, shaped as ``precisions_``, optional
@@ -87,6 +91,7 @@ class GaussianMixture(ClusterMixin, ImputeMixin, CriteriaMixin, PartialFitMixin,
     References
     ----------
     Dempster, Laird and Rubin (1977), Maximum likelihood from incomplete data via the EM algorithm.
+    Hsu and Kakade (2013), Learning mixtures of spherical Gaussians: moment methods and spectral decompositions.
 
     Examples
     --------
@@ -107,7 +112,7 @@ class GaussianMixture(ClusterMixin, ImputeMixin, CriteriaMixin, PartialFitMixin,
             "n_components": integer(1),
             "n_init": integer(1),
             "verbose_interval": integer(1),
-            "init_params": choice("kmeans", "k-means++", "random", "random_from_data"),
+            "init_params": choice("kmeans", "k-means++", "random", "random_from_data", "moments"),
             "weights_prior": real(1.0),
         }
     )
@@ -159,7 +164,10 @@ class GaussianMixture(ClusterMixin, ImputeMixin, CriteriaMixin, PartialFitMixin,
     def build(self, n_features: int) -> Mixture:
         """A mixture of Gaussians."""
         emission = build_emission(self, self.n_components, n_features)
-        return Mixture(emission, self.init_params, self._given(emission), float(self.weights_prior))
+        start = None
+        if self.init_params == "moments":
+            start = partial(start_mixture, make_emission=lambda n: build_emission(self, n, n_features))
+        return Mixture(emission, self.init_params, self._given(emission), float(self.weights_prior), start=start)
 
     def _given(self, emission: Emission) -> dict[str, Tensor]:
         """The user's starting values, checked."""

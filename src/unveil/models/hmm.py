@@ -14,9 +14,10 @@ from unveil.models.chain_mixture import ChainMixture
 from unveil.models.chain_settings import CHAIN_CONSTRAINTS, build_chains
 from unveil.models.emission_settings import EMISSION_CONSTRAINTS, SAVED_AS
 from unveil.models.hidden_states import HiddenStatesMixin
+from unveil.models.moment_diagnostics import MomentsMixin
 
 
-class HMM(HiddenStatesMixin, CriteriaMixin, PartialFitMixin, Estimator):
+class HMM(HiddenStatesMixin, MomentsMixin, CriteriaMixin, PartialFitMixin, Estimator):
     """Hidden Markov model with observations of any kind, learned by maximum likelihood with EM (Baum-Welch).
 
     A hidden state follows a Markov chain, and each observation has the state's distribution::
@@ -48,6 +49,9 @@ class HMM(HiddenStatesMixin, CriteriaMixin, PartialFitMixin, Estimator):
         The most iterations: passes through the data.
     n_init : int
         The number of starts. Each is run shortly, and the best is finished.
+    init : {"kmeans", "moments"}
+        Where EM starts: from clusters of the steps; or from the method of moments, which needs no luck. ``moments_`` then says how well
+        the data determines the parameters.
     startprob_init : array of shape (M,), optional
     transmat_init : array of shape (M, M), optional
     emission_init : dict of str to array, optional
@@ -119,6 +123,7 @@ class HMM(HiddenStatesMixin, CriteriaMixin, PartialFitMixin, Estimator):
         reg_covar: float = 1e-6,
         max_iter: int = 100,
         n_init: int = 1,
+        init: str = "kmeans",
         startprob_init: Any = None,
         transmat_init: Any = None,
         emission_init: Any = None,
@@ -144,6 +149,7 @@ class HMM(HiddenStatesMixin, CriteriaMixin, PartialFitMixin, Estimator):
         self.reg_covar = reg_covar
         self.max_iter = max_iter
         self.n_init = n_init
+        self.init = init
         self.startprob_init = startprob_init
         self.transmat_init = transmat_init
         self.emission_init = emission_init

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from unveil.core.constraints import integer
+from unveil.core.constraints import choice, integer, integer_or
 from unveil.core.criteria import CriteriaMixin
 from unveil.core.estimator import Estimator, Supervision, as_array
 from unveil.core.history import History
@@ -18,9 +18,11 @@ from unveil.learn.stochastic import PartialFitMixin
 from unveil.models.chain_mixture import ChainMixture
 from unveil.models.chain_settings import CHAIN_CONSTRAINTS, build_chains
 from unveil.models.emission_settings import EMISSION_CONSTRAINTS, SAVED_AS
+from unveil.models.moment_chains import DEPERMUTATIONS
+from unveil.models.moment_diagnostics import MomentsMixin
 
 
-class MixtureOfHMMs(ClusterMixin, CriteriaMixin, PartialFitMixin, Estimator):
+class MixtureOfHMMs(ClusterMixin, MomentsMixin, CriteriaMixin, PartialFitMixin, Estimator):
     """Mixture of hidden Markov models, learned by maximum likelihood with EM.
 
     Each sequence chooses a cluster, and follows that cluster's hidden Markov model::
@@ -51,8 +53,16 @@ class MixtureOfHMMs(ClusterMixin, CriteriaMixin, PartialFitMixin, Estimator):
         No eigenvalue of a covariance falls below this, in squared units of the data.
     max_iter : int
         The most EM iterations.
-    n_init : int
-        The number of starts. Each is run shortly, and the best is finished. Clusters of sequences have many local optima.
+    n_init : int or "auto"
+        The number of starts. Each is run shortly, and the best is finished. Clusters of sequences have many local optima: "auto" is 5,
+        and 1 from moments.
+    init : {"kmeans", "moments"}
+        Where EM starts: from clusters of the sequences and of their steps; or from the method of moments, which needs no luck.
+        ``moments_`` then says how well the data determines the parameters.
+    depermute : {"all-lag", "ncut", "eigen"}
+        For ``init="moments"``, how states are sorted into clusters. "all-lag": the sequences are clustered first, by which of many fine
+        states occur in the same ones, however far apart. "ncut" and "eigen": all C M states are found at once, and then sorted by
+        their transitions, with normalised cuts or with the leading eigenvectors; this is the published recipe.
     startprob_init : array of shape (C, M), optional
     transmat_init : array of shape (C, M, M), optional
     means_init : array of shape (C, M, D), optional
@@ -94,7 +104,11 @@ class MixtureOfHMMs(ClusterMixin, CriteriaMixin, PartialFitMixin, Estimator):
     items = "sequences"
     allows_nan = True
     supervision = Supervision("item", "n_clusters")
-    constraints = CHAIN_CONSTRAINTS | EMISSION_CONSTRAINTS | {"n_clusters": integer(1)}
+    constraints = (
+        CHAIN_CONSTRAINTS
+        | EMISSION_CONSTRAINTS
+        | {"n_clusters": integer(1), "n_init": integer_or(1, "auto"), "depermute": choice(*DEPERMUTATIONS)}
+    )
     saved_as = SAVED_AS
 
     def __init__(
@@ -109,7 +123,9 @@ class MixtureOfHMMs(ClusterMixin, CriteriaMixin, PartialFitMixin, Estimator):
         tol: float = 1e-4,
         reg_covar: float = 1e-6,
         max_iter: int = 100,
-        n_init: int = 5,
+        n_init: int | str = "auto",
+        init: str = "kmeans",
+        depermute: str = "all-lag",
         startprob_init: Any = None,
         transmat_init: Any = None,
         means_init: Any = None,
@@ -137,6 +153,8 @@ class MixtureOfHMMs(ClusterMixin, CriteriaMixin, PartialFitMixin, Estimator):
         self.reg_covar = reg_covar
         self.max_iter = max_iter
         self.n_init = n_init
+        self.init = init
+        self.depermute = depermute
         self.startprob_init = startprob_init
         self.transmat_init = transmat_init
         self.means_init = means_init
@@ -160,7 +178,8 @@ class MixtureOfHMMs(ClusterMixin, CriteriaMixin, PartialFitMixin, Estimator):
 
     def learn(self, model: ChainMixture, batches: Batches, generator: torch.Generator) -> History:
         """EM from several starts."""
-        return em_from_starts(model, batches, generator, **em_settings(self))
+        n_init = {"kmeans": 5, "moments": 1}[self.init] if self.n_init == "auto" else self.n_init
+        return em_from_starts(model, batches, generator, **em_settings(self) | {"n_init": n_init})
 
     def predict_states(self, X: Any, *, lengths: Any = None) -> Any:
         """The most probable path through the most probable cluster's states, 0 .. M - 1: one for each step, in the form of X."""
