@@ -185,24 +185,17 @@ def _diagnostics(
     features, lagged = moments.features[:, order], moments.lagged / moments.pairs
     singular = torch.linalg.svdvals(features)
     left = lagged - features @ (_earlier(moments, features)[:, None] * transition) @ features.T
-    by_densities = marginal.spectrum is None
     return MomentDiagnostics(
         marginal.method,
-        (singular if by_densities else marginal.spectrum).numpy(),
-        float(singular[-1] / singular[0]) if by_densities else marginal.gap,
+        (singular if marginal.spectrum is None else marginal.spectrum).numpy(),
+        marginal.gap,
         float(singular[0] / singular[-1].clamp_min(1e-300)),
         len(order),
         float(left.norm() / lagged.norm()),
         moments.pairs,
         None if eigenvalues is None else eigenvalues.numpy(),
-        _gap_after(eigenvalues, n_chains),
+        n_chains,
     )
-
-
-def _gap_after(eigenvalues: Tensor | None, n_chains: int) -> float:
-    if eigenvalues is None or len(eigenvalues) <= n_chains:
-        return float("nan")
-    return float(eigenvalues[n_chains - 1] - eigenvalues[n_chains])
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -239,7 +232,7 @@ def fit_clustered_chains(
         residual=max(each.diagnostics.residual for each in chains),
         n_transitions=min(each.diagnostics.n_transitions for each in chains),
         eigenvalues=eigenvalues.numpy(),
-        cluster_gap=_gap_after(eigenvalues, n_chains),
+        n_clusters=n_chains,
     )
     return ChainsEstimate(
         _of_clusters([each.responsibilities for each in chains], clusters),

@@ -11,7 +11,8 @@ import numpy as np
 from unveil.errors import IdentifiabilityWarning
 
 _FEW_TRANSITIONS = 10  # for each state
-_LARGE_CONDITION, _LARGE_RESIDUAL, _SMALL_GAP = 50.0, 0.2, 0.02
+_LARGE_CONDITION, _LARGE_RESIDUAL = 50.0, 0.2
+_SMALL_GAP, _SMALL_EIGENVALUE = 0.02, 0.2
 
 
 @dataclass(frozen=True)
@@ -23,10 +24,10 @@ class MomentDiagnostics:
     method : str
         How the densities were found: "hsu-kakade", "three-view" or "likelihood".
     spectrum : ndarray
-        The values, the largest first, whose gap says how many states there are: eigenvalues of the covariance for "hsu-kakade"; singular
-        values of E[f(x_{t-1}) f(x_{t+1})'] for "three-view"; of Phi otherwise.
+        Values, the largest first, that say how many states there are: eigenvalues of the covariance of Gaussians with as many features
+        as states; singular values of E[f(x_{t-1}) f(x_{t+1})'] for symbols; otherwise those of Phi.
     gap : float
-        The last value that counts, over the level of noise (of Phi: over the largest).
+        The last value that counts, over the level of noise; NaN for Phi.
     condition : float
         The condition number of Phi: large where densities are alike.
     n_states : int
@@ -37,8 +38,8 @@ class MomentDiagnostics:
         How many pairs of steps M is the mean of; NaN for points.
     eigenvalues : ndarray, optional
         Of the de-permutation, the largest first.
-    cluster_gap : float
-        Between the C-th of them and the next; NaN where there is one chain.
+    n_clusters : int
+        C.
     """
 
     method: str
@@ -49,7 +50,19 @@ class MomentDiagnostics:
     residual: float = float("nan")
     n_transitions: float = float("nan")
     eigenvalues: np.ndarray | None = None
-    cluster_gap: float = float("nan")
+    n_clusters: int = 1
+
+    @property
+    def last_eigenvalue(self) -> float:
+        """The C-th eigenvalue of the de-permutation; NaN where there is one chain."""
+        return float("nan") if self.eigenvalues is None else float(self.eigenvalues[self.n_clusters - 1])
+
+    @property
+    def cluster_gap(self) -> float:
+        """Between the C-th eigenvalue and the next; NaN where there is one chain, or no next."""
+        if self.eigenvalues is None or len(self.eigenvalues) <= self.n_clusters:
+            return float("nan")
+        return self.last_eigenvalue - float(self.eigenvalues[self.n_clusters])
 
 
 class MomentsMixin:
@@ -70,6 +83,11 @@ def warn_of_doubts(found: MomentDiagnostics) -> None:
         doubts.append(
             f"{found.n_transitions:.0f} transitions for {found.n_states} states are few; give more data or use fewer states"
         )
+    if found.gap < 1.0:
+        doubts.append(
+            f"the covariance shows fewer than {found.n_states} densities above the noise, which EM from several starts finds instead; "
+            "give more data or use fewer of them"
+        )
     if found.condition > _LARGE_CONDITION:
         doubts.append(
             f"densities can hardly be told apart (condition number {found.condition:.0f}); use fewer of them, or more features"
@@ -78,9 +96,10 @@ def warn_of_doubts(found: MomentDiagnostics) -> None:
         doubts.append(
             f"transitions explain only {1 - found.residual:.0%} of what is next to what; use more states or other features"
         )
-    if found.cluster_gap < _SMALL_GAP:
+    if found.eigenvalues is not None and (found.cluster_gap < _SMALL_GAP or found.last_eigenvalue < _SMALL_EIGENVALUE):
         doubts.append(
-            f"no gap says that there are so many clusters ({found.cluster_gap:.3f} after that eigenvalue); use another n_clusters"
+            f"sequences hardly fall into {found.n_clusters} clusters (eigenvalue {found.last_eigenvalue:.2f}, where separate ones have 1, "
+            f"and the next {found.last_eigenvalue - found.cluster_gap:.2f}); use fewer clusters or more data"
         )
     for doubt in doubts:
         warnings.warn(f"moments: {doubt}", IdentifiabilityWarning, stacklevel=2)

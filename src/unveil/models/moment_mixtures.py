@@ -171,13 +171,6 @@ def start_mixture(mixture: Mixture, batches: Batches, generator: torch.Generator
     spectrum = singular if marginal.spectrum is None else marginal.spectrum
     condition = float(singular[0] / singular[-1].clamp_min(1e-300))
     mixture.moments = MomentDiagnostics(marginal.method, spectrum.numpy(), marginal.gap, condition, n_components)
-    if n_components > 1 and marginal.gap < 1.0:
-        warnings.warn(
-            f"moments: the covariance shows fewer than {n_components} components above the noise, which EM from several starts finds "
-            "instead; give more data or use fewer components",
-            IdentifiabilityWarning,
-            stacklevel=2,
-        )
     warn_of_doubts(mixture.moments)
 
 
