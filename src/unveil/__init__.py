@@ -35,6 +35,10 @@ _PLACES = {
     "Product": "unveil.emissions.product",
     "Emission": "unveil.core.model",
     "mfcc": "unveil.audio.features",
+    "detect_onsets": "unveil.audio.onsets",
+    "OnsetDetector": "unveil.audio.onsets",
+    "onset_f_measure": "unveil.metrics.onsets",
+    "match_moments": "unveil.learn.moments",
 }
 _MODULES = {
     "datasets": "unveil.data.datasets",

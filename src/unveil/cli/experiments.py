@@ -72,12 +72,13 @@ def _typed(experiment: ModuleType) -> str:
 def _write(out: Path, experiment: ModuleType, sections: list[Section], facts: dict[str, Any]) -> None:
     """The table for programs, and the page for people."""
     from unveil.data.files import atomic_path
-    from unveil.report.page import Page, write_page
+    from unveil.report.page import Page, Section, Text, write_page
     from unveil.report.provenance import how_this_was_made
 
-    summary = " ".join((experiment.__doc__ or "").partition("\n\n")[0].split())
+    summary, *details = [" ".join(paragraph.split()) for paragraph in (experiment.__doc__ or "").strip().split("\n\n")]
+    about = [Section("What was done", [Text(each) for each in details])] if details else []
     made = how_this_was_made([], command_line())
-    write_page(out / "report.html", Page(experiment.TITLE, summary, [*sections, made]))
+    write_page(out / "report.html", Page(experiment.TITLE, summary, [*sections, *about, made]))
     with atomic_path(out / "result.json") as temporary:
         temporary.write_text(as_json(facts) + "\n", encoding="utf-8")
 

@@ -48,10 +48,10 @@ class ChainExpectations:
 
 def log_partition(initial: Tensor, transition: Tensor, log_emission: Tensor, offsets: Tensor) -> Tensor:
     """log Z of each sequence under each chain, of shape (n_sequences, C)."""
-    return _log_partition(_log(initial), _log(transition), log_emission.double(), offsets)
+    return _log_partition(safe_log(initial), safe_log(transition), log_emission.double(), offsets)
 
 
-def _log(probabilities: Tensor) -> Tensor:
+def safe_log(probabilities: Tensor) -> Tensor:
     """Logarithms, of which those of zero are -inf and have gradient zero: what is impossible stays so."""
     possible = probabilities > 0
     return torch.where(possible, torch.where(possible, probabilities, 1.0).log(), -torch.inf)
@@ -61,12 +61,12 @@ def _log_partition(log_initial: Tensor, log_transition: Tensor, log_emission: Te
     finished = []
     for rows, n_ending, log_alpha in _forward(log_initial, log_transition, log_emission, offsets):
         if n_ending:
-            finished.append(_log_sum_exp(log_alpha[len(rows) - n_ending :], 2))
-    order = _longest_first(offsets)
+            finished.append(log_sum_exp(log_alpha[len(rows) - n_ending :], 2))
+    order = longest_first(offsets)
     return torch.cat(finished[::-1])[order.argsort().to(log_emission.device)]
 
 
-def _log_sum_exp(values: Tensor, dim: int) -> Tensor:
+def log_sum_exp(values: Tensor, dim: int) -> Tensor:
     """Like ``torch.logsumexp``, but with gradient zero, not NaN, where everything is -inf."""
     highest = values.detach().amax(dim, keepdim=True)
     highest = torch.where(highest == -torch.inf, 0.0, highest)
@@ -75,7 +75,8 @@ def _log_sum_exp(values: Tensor, dim: int) -> Tensor:
     return torch.where(possible, torch.where(possible, total, 1.0).log() + highest.squeeze(dim), -torch.inf)
 
 
-def _longest_first(offsets: Tensor) -> Tensor:
+def longest_first(offsets: Tensor) -> Tensor:
+    """The sequences in the order of their lengths, of shape (n_sequences,)."""
     return offsets.diff().argsort(descending=True, stable=True)
 
 
@@ -93,7 +94,7 @@ def _forward(
     log_alpha : Tensor of shape (n_running, C, M)
         log sum over paths that end in state m here.
     """
-    order = _longest_first(offsets)
+    order = longest_first(offsets)
     lengths, first_rows = offsets.diff()[order], offsets[:-1][order]
     log_alpha = log_emission.new_zeros(0)
     n_running = len(lengths)
@@ -102,7 +103,7 @@ def _forward(
         if step == 0:
             arriving = log_initial.expand(n_running, -1, -1)
         else:
-            arriving = _log_sum_exp(log_alpha[:n_running, :, :, None] + log_transition, 2)
+            arriving = log_sum_exp(log_alpha[:n_running, :, :, None] + log_transition, 2)
         log_alpha = arriving + log_emission[rows]
         n_staying = int((lengths > step + 1).sum())
         yield rows, n_running - n_staying, log_alpha
@@ -132,7 +133,7 @@ def expectations(
         parts = [each.detach().double().requires_grad_() for each in (initial.log(), transition.log(), log_emission)]
         chain_offsets = torch.zeros_like(initial[:, 0]) if log_weights is None else log_weights
         log_joint = _log_partition(*parts, offsets) + chain_offsets
-        log_evidence = _log_sum_exp(log_joint, 1)
+        log_evidence = log_sum_exp(log_joint, 1)
         counted = log_evidence if weights is None else log_evidence * weights
         first, pairs, states = torch.autograd.grad(counted.sum(), parts, materialize_grads=True)
     responsibilities = (log_joint - log_evidence[:, None]).exp().nan_to_num(0.0).detach()
