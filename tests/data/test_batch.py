@@ -150,10 +150,10 @@ def test_batches_take_a_megabyte_within_limits(n_features, expected):
 
 
 def test_few_steps_are_shared_out_among_the_cores():
-    rows = MemoryRows(np.zeros((6000, 4)))
-    expected = max(1024, -(-6000 // (2 * torch.get_num_threads())))
+    rows = MemoryRows(np.zeros((20_000, 4)))
+    expected = max(1024, -(-20_000 // (2 * torch.get_num_threads())))
     assert Batches(rows).batch_steps == expected
-    assert len(list(Batches(MemoryRows(np.zeros((1000, 4)))))) == 1
+    assert len(list(Batches(MemoryRows(np.zeros((16_000, 4)))))) == 1  # a second core would cost more than it gives
 
 
 # ---- types ---------------------------------------------------------------------------------------------------------------

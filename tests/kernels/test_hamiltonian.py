@@ -117,6 +117,22 @@ def test_cycles_are_patched_into_one():
     assert (order // 3 == np.roll(order, 1) // 3).sum() == 16  # each block is entered and left once
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_two_cycles_are_patched_where_it_costs_least(seed):
+    weights = hamiltonian._checked(np.random.default_rng(seed).uniform(size=(9, 9)))
+    successor = np.array([1, 2, 3, 0, 5, 6, 7, 8, 4])
+    weights[np.arange(9), successor] += 10  # the assignment
+    best = max(
+        weights[np.arange(9), successor].sum()
+        + (weights[i, successor[j]] + weights[j, successor[i]] - weights[i, successor[i]] - weights[j, successor[j]])
+        for i in range(4)
+        for j in range(4, 9)
+    )
+    found = hamiltonian._patched_assignment(weights)
+    assert is_order(found, 9)
+    assert_allclose(weight_of_circuit(weights, found), best, rtol=0, atol=1e-12)
+
+
 def test_only_differences_matter():
     weights = random_weights(20, 1)
     assert_array_equal(heaviest_circuit(1e-8 * weights - 5), heaviest_circuit(weights))

@@ -18,6 +18,7 @@ from unveil.errors import InputError
 BATCH_BYTES = 1 << 20  # of float64 values: a batch and what an E-step makes of it then stay in the caches
 STATISTICS_BYTES = 4 << 20  # of what an E-step makes of a batch
 MIN_BATCH_STEPS, MAX_BATCH_STEPS, MIN_SHARED_STEPS = 512, 16384, 1024
+SMALL = 1 << 16  # numbers: less is not worth a second core
 
 
 @dataclass(frozen=True)
@@ -328,5 +329,7 @@ def _draw_sorted(n_total: int, n_drawn: int, generator: torch.Generator) -> Tens
 def _default_batch_steps(n_steps: int, n_features: int) -> int:
     """As much as stays in the caches, but at least two batches for each core where there is enough for that."""
     fitting = BATCH_BYTES // (8 * max(n_features, 1))
+    if n_steps * n_features <= SMALL:
+        return int(max(fitting, MIN_BATCH_STEPS))
     shared = -(-n_steps // (2 * torch.get_num_threads()))
     return int(min(max(fitting, MIN_BATCH_STEPS), max(shared, MIN_SHARED_STEPS), MAX_BATCH_STEPS))

@@ -18,11 +18,10 @@ from typing import Generic, TypeVar
 import torch
 from threadpoolctl import ThreadpoolController
 
-from unveil.data.batch import Batch
+from unveil.data.batch import SMALL, Batch
 
 Result = TypeVar("Result")
 
-_SMALL = 1 << 16  # numbers: less is not worth a second core
 _here = local()
 
 
@@ -58,7 +57,7 @@ def cores_for(n_numbers: int) -> AbstractContextManager[None]:
 
     On small matrices cores cost more in waiting for each other than they give, and on a busy machine many times more.
     """
-    return _one_core() if n_numbers <= _SMALL else nullcontext()
+    return _one_core() if n_numbers <= SMALL else nullcontext()
 
 
 @contextmanager

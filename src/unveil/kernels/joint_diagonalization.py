@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-_MOST_SWEEPS, _SMALLEST_ROTATION = 100, 1e-10
+_MOST_SWEEPS, _SMALLEST_ROTATION = 100, 1e-8  # after which one more sweep, which converges quadratically, would change nothing
 
 
 def joint_diagonalizer(matrices: Tensor) -> Tensor:

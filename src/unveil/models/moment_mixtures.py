@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -27,15 +26,15 @@ from unveil.learn.moments import (
     match_three_views,
 )
 from unveil.learn.reduce import threads
-from unveil.learn.restarts import with_restarts
 from unveil.models.finite_mixture import Mixture
 from unveil.models.moment_diagnostics import MomentDiagnostics, warn_of_doubts
 from unveil.models.starts import START_SAMPLE
 
 MakeEmission = Callable[[int], Emission]
 
-_N_STARTS, _SHORT, _LONG = 3, 10, 30  # of k-means, and EM steps from each and from the best, on a sample of the steps
+_N_STARTS, _SHORT, _LONG = 3, 5, 20  # of k-means, and EM steps from each and from the best, on a sample of the steps
 _POLISH = 5  # EM steps on all of them
+_ALIKE = 1e-3  # nats per step
 
 
 @dataclass(frozen=True)
@@ -76,19 +75,37 @@ def fit_marginal(
     if isinstance(family, Categorical):
         return _symbols(batches) if fine else _by_three_views(make_emission, batches, n_components, generator)
     sample = _sample(batches, generator)
-    best, objective = _by_likelihood(make_emission(n_components), sample, generator, n_starts=1 if fine else _N_STARTS)
-    spectrum, gap, method = None, float("nan"), "likelihood"
+    started = [_from_kmeans(make_emission, n_components, sample, generator) for _ in range(1 if fine else _N_STARTS)]
+    spectrum, gap, by_moments = None, float("nan"), None
     if isinstance(family, Gaussian) and not fine and batches.n_features >= n_components > 1 and not _have_nan(sample):
-        center = sample.rows.read(0, sample.n_steps).mean(0)
-        estimate = match_spherical_gaussians(batches, n_components, center, reduce=threads)
+        estimate = match_spherical_gaussians(batches, n_components, sample.rows.read(0, sample.n_steps).mean(0), reduce=threads)
         spectrum, gap = estimate.spectrum, float(estimate.spectrum[n_components - 2]) / max(estimate.noise_level, 1e-300)
         by_moments = Mixture(make_emission(n_components))
         place_gaussians(by_moments, sample, estimate)
-        reached = em(by_moments, sample, max_iter=_LONG, tol=1e-3, reduce=threads, warn=False).objective[-1]
-        if reached >= objective - 1e-3:
-            best, method = by_moments, "hsu-kakade"
-    em(best, _points(batches), max_iter=_POLISH, tol=1e-4, reduce=threads, warn=False)
-    return Marginal(_responsibilities_of(best), method, spectrum, gap, best)
+        started.insert(0, by_moments)
+    best = _likeliest(started, sample)
+    _improve(best, sample, max_iter=_LONG)
+    _improve(best, _points(batches), max_iter=_POLISH)
+    return Marginal(_responsibilities_of(best), "hsu-kakade" if best is by_moments else "likelihood", spectrum, gap, best)
+
+
+def _from_kmeans(make_emission: MakeEmission, n_components: int, sample: Batches, generator: torch.Generator) -> Mixture:
+    mixture = Mixture(make_emission(n_components))
+    mixture.initialize(sample, generator)
+    return mixture
+
+
+def _likeliest(mixtures: list[Mixture], sample: Batches) -> Mixture:
+    """The one with the highest likelihood after some EM steps of each; the first one of those that are alike."""
+    if len(mixtures) == 1:
+        return mixtures[0]
+    reached = torch.tensor([_improve(each, sample, max_iter=_SHORT) for each in mixtures])
+    return mixtures[int((reached >= reached.max() - _ALIKE).long().argmax())]
+
+
+def _improve(mixture: Mixture, points: Batches, *, max_iter: int) -> float:
+    """Some EM steps; the mean log-likelihood before the last of them."""
+    return em(mixture, points, max_iter=max_iter, tol=1e-3, reduce=threads, warn=False).objective[-1]
 
 
 def _responsibilities_of(mixture: Mixture) -> Features:
@@ -113,20 +130,6 @@ def _sample(batches: Batches, generator: torch.Generator) -> Batches:
 def _have_nan(points: Batches) -> bool:
     """Whether values are missing among points in memory."""
     return bool(points.rows.read(0, points.n_steps).isnan().any())
-
-
-def _by_likelihood(emission: Emission, sample: Batches, generator: torch.Generator, *, n_starts: int) -> tuple[Mixture, float]:
-    """EM from several starts, and the mean log-likelihood that it reached."""
-    mixture = Mixture(emission)
-    learn = partial(em, tol=1e-3, reduce=threads)
-    history = with_restarts(
-        partial(_quietly, learn), mixture, sample, generator, n_init=n_starts, max_iter=_LONG, short_iter=_SHORT
-    )
-    return mixture, history.objective[-1]
-
-
-def _quietly(learn, model, batches, **settings):
-    return learn(model, batches, **settings | {"warn": False})
 
 
 @torch.no_grad()
