@@ -86,6 +86,12 @@ class Case:
     def positive(self):
         return get_tags(self.cls()).input_tags.positive_only
 
+    @property
+    def starting_values(self):
+        """The names of the parameters that are given arrays to start from."""
+        names = self.new().get_params()
+        return [name for name in names if name.endswith("_init") and name not in ("n_init", "emission_init")]
+
     def new(self, **changes):
         accepted = inspect.signature(self.cls).parameters
         cheap = {name: value for name, value in CHEAP.items() if name in accepted}
@@ -238,6 +244,8 @@ def pytest_generate_tests(metafunc):
         ("point_case", [each for each in all_cases() if not each.takes_sequences]),
         ("sequence_case", [each for each in all_cases() if each.takes_sequences]),
         ("positive_case", [each for each in all_cases() if each.positive]),
+        ("warm_case", [each for each in all_cases() if "warm_start" in each.new().get_params()]),
+        ("given_case", [each for each in all_cases() if each.starting_values]),
         ("variant", em_variants()),
         ("exchangeable_variant", [each for each in em_variants() if has_exchangeable_classes(each)]),
         ("free_variant", [each for each in em_variants() if not each.positive and not each.whole]),

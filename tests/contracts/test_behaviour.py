@@ -80,7 +80,8 @@ def test_tensors_are_not_written_to(case):
     assert not X.requires_grad
 
 
-def test_parameters_given_as_arrays_are_not_written_to(case):
+def test_parameters_given_as_arrays_are_not_written_to(given_case):
+    case = given_case
     fitted = case.new().fit(case.data())
     names = [name for name in fitted.get_params() if name.endswith("_init") and hasattr(fitted, name.removesuffix("init"))]
     assert names
@@ -306,8 +307,9 @@ def test_sample_has_the_shape_of_data_and_repeats(case, tools):
     assert np.isfinite(estimator.score_samples(values)).all()
 
 
-def test_warm_start_goes_on(case, tools):
+def test_warm_start_goes_on(warm_case, tools):
     """Three iterations and then three more are six."""
+    case = warm_case
     X = case.data()
     one_start = {"n_init": 1} if "n_init" in case.new().get_params() else {}
     straight = case.new(max_iter=6, **one_start).fit(X)

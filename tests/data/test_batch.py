@@ -8,6 +8,7 @@ import torch
 from numpy.testing import assert_allclose, assert_array_equal
 
 from unveil.data.batch import Batch, Batches, MemoryRows
+from unveil.data.streams import open_batches
 from unveil.errors import InputError
 
 LENGTHS = [3, 1, 5, 2, 4, 1]
@@ -154,6 +155,31 @@ def test_few_steps_are_shared_out_among_the_cores():
     expected = max(1024, -(-20_000 // (2 * torch.get_num_threads())))
     assert Batches(rows).batch_steps == expected
     assert len(list(Batches(MemoryRows(np.zeros((16_000, 4)))))) == 1  # a second core would cost more than it gives
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_some_of_the_sequences(weighted):
+    values, offsets = np.arange(24.0).reshape(12, 2), np.array([0, 3, 4, 9, 12])
+    weights = np.array([1.0, 2.0, 3.0, 4.0]) if weighted else None
+    kept = torch.tensor([True, False, False, True])
+    (batch,) = Batches(MemoryRows(values), offsets, weights=weights, labels=np.arange(12)).restricted_to(kept)
+    assert_array_equal(batch.values, values[[0, 1, 2, 9, 10, 11]])
+    assert_array_equal(batch.lengths, [3, 3])
+    assert_array_equal(batch.labels, [0, 1, 2, 9, 10, 11])
+    assert batch.weights is None if weights is None else batch.weights.tolist() == [1.0, 4.0]
+
+
+def test_some_of_the_points():
+    batches = Batches(MemoryRows(np.arange(8.0).reshape(4, 2))).restricted_to(torch.tensor([False, True, False, True]))
+    assert batches.n_sequences == 2
+    assert_array_equal(next(iter(batches)).values, [[2.0, 3.0], [6.0, 7.0]])
+
+
+def test_of_sequences_in_a_file_the_others_count_for_nothing(tmp_path):
+    np.save(tmp_path / "x.npy", np.arange(24.0).reshape(12, 2))
+    batches = open_batches(tmp_path / "x.npy", lengths=np.array([3, 1, 5, 3])).restricted_to(torch.tensor([True, False, False, True]))
+    assert torch.cat([batch.weights for batch in batches]).tolist() == [1.0, 0.0, 0.0, 1.0]
+    assert batches.total_weight == 6.0
 
 
 # ---- types ---------------------------------------------------------------------------------------------------------------

@@ -53,6 +53,23 @@ def score_sources(
     return {name: {metric: _mean(values[:, i]) for metric, values in figures.items()} for i, name in enumerate(names)}
 
 
+def match_sources(references: Mapping[str, np.ndarray], estimates: Mapping[str, np.ndarray]) -> dict[str, str]:
+    """The name of the estimate for each reference, by the best mean SIR of the means of their channels.
+
+    Examples
+    --------
+    >>> a, b = np.random.default_rng(0).normal(size=(2, 4000))
+    >>> match_sources({"a": a, "b": b}, {"first": b, "second": a})
+    {'a': 'second', 'b': 'first'}
+    """
+    n_samples = min(each.shape[-1] for each in [*references.values(), *estimates.values()])
+    true, estimated = (
+        np.stack([np.atleast_2d(each)[:, :n_samples].mean(0) for each in group.values()]) for group in (references, estimates)
+    )
+    names, found = list(estimates), bss_eval(true, estimated)
+    return {reference: names[i] for reference, i in zip(references, found.permutation, strict=True)}
+
+
 def _mean(values: np.ndarray) -> float:
     """The mean over channels in which the source sounds."""
     heard = values[~np.isnan(values)]

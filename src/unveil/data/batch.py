@@ -194,6 +194,15 @@ class Batches:
         }
         return Batches(**(settings | changes))
 
+    def restricted_to(self, kept: Tensor) -> Batches:
+        """Only the items that are ``kept`` (n_sequences,): copied where they are in memory; in a file, the others get weight 0."""
+        if isinstance(self.rows, MemoryRows):
+            batch = self.take(kept.nonzero()[:, 0].numpy())
+            offsets = None if self.offsets is None else batch.offsets.numpy()
+            return self.replace(rows=MemoryRows(batch.values), offsets=offsets, weights=batch.weights, labels=batch.labels)
+        weights = torch.ones(self.n_sequences, dtype=torch.float64) if self.weights is None else self.weights.double()
+        return self.replace(weights=weights * kept)
+
     def at_most(self, n_statistics: int | None) -> Batches:
         """The same with batches so small that ``n_statistics`` numbers for each step stay in the caches."""
         fitting = max(STATISTICS_BYTES // (8 * (n_statistics or 1)), MIN_BATCH_STEPS)

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from unveil.core.statistics import Statistics, identity
 from unveil.data.batch import Batch, Batches
-from unveil.kernels.spectral_mixtures import MeanSpace, ThreeViews, mean_space, spherical_mixture, three_view_mixture, three_views
 from unveil.kernels.simplex_fista import fit_weights
+from unveil.kernels.spectral_mixtures import MeanSpace, ThreeViews, mean_space, spherical_mixture, three_view_mixture, three_views
 from unveil.learn.reduce import Reduce, serial
 
 Features = Callable[[Batch], Tensor]
@@ -302,10 +302,11 @@ class StateMoments(Statistics):
 
 def collect_state_moments(features: Features, batches: Iterable[Batch], *, reduce: Reduce = serial) -> StateMoments:
     """Moments of features (n_steps, S) of the steps at all lags, in one pass."""
-    return reduce(lambda batch: _state_moments(features(batch), batch), batches)
+    return reduce(lambda batch: state_moments(features(batch), batch), batches)
 
 
-def _state_moments(features: Tensor, batch: Batch) -> StateMoments:
+def state_moments(features: Tensor, batch: Batch) -> StateMoments:
+    """The moments of features (n_steps, S) of one batch."""
     of_step = batch.sequence_of_step
     weights = batch.step_weights
     step_weights = features.new_ones(len(features)) if weights is None else weights.double()

@@ -8,6 +8,8 @@ puts the states in order or sorts them into chains, and a second one under the m
 
 from __future__ import annotations
 
+import functools
+import operator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -20,7 +22,7 @@ from unveil.kernels.depermutation import cut_embedding, eigen_embedding, split_r
 from unveil.kernels.hamiltonian import heaviest_circuit, heaviest_path
 from unveil.kernels.simplex import normalize
 from unveil.kernels.simplex_fista import fit_flow, fit_weights
-from unveil.learn.moments import Features, StateMoments, collect_state_moments
+from unveil.learn.moments import Features, StateMoments, collect_state_moments, state_moments
 from unveil.learn.reduce import threads
 from unveil.models.moment_diagnostics import MomentDiagnostics
 from unveil.models.moment_mixtures import MakeEmission, Marginal, fit_marginal
@@ -221,8 +223,8 @@ def fit_clustered_chains(
     shares = normalize(torch.bincount(clusters, weights, minlength=n_chains))
     found = []
     for c in range(n_chains):
-        inside = (clusters == c).double() if shares[c] >= _FEW_SEQUENCES else torch.ones_like(weights)
-        found.append(fit_chains(make_emission, batches.replace(weights=weights * inside), 1, structure, generator))
+        own = batches.restricted_to(clusters == c) if shares[c] >= _FEW_SEQUENCES else batches
+        found.append(fit_chains(make_emission, own, 1, structure, generator))
     chains = [each for each in found if each is not None]
     if len(chains) < n_chains:
         return None
@@ -264,18 +266,23 @@ def cluster_sequences(
     """
     n_fine = max(min(_FINE_STATES * n_clusters, batches.n_steps // 20), n_clusters + 1)
     marginal = fit_marginal(make_fine, batches, n_fine, generator, fine=True)
-    moments = collect_state_moments(marginal.responsibilities, batches, reduce=threads)
+    moments, counts = _moments_and_counts(marginal.responsibilities, batches)
     together = moments.together.clamp_min(0.0) / moments.together.sum().clamp_min(1e-300)
     totals = normalize(fit_weights(together.sum(1), moments.features).clamp_min(1e-6))
     rows, eigenvalues = cut_embedding(fit_flow(together, moments.features, totals, max_iter=1000), n_clusters)
-    counts = torch.cat(list(map_batches(lambda batch: _counts(marginal.responsibilities, batch), batches)))
     return _settle(counts, split_rows(rows, n_clusters, _seed(generator)), n_clusters), eigenvalues
 
 
-def _counts(responsibilities: Features, batch: Batch) -> Tensor:
-    """Expected numbers of steps in each state, for each sequence: (n_sequences, S)."""
-    of_step = responsibilities(batch)
-    return of_step.new_zeros(batch.n_sequences, of_step.shape[1]).index_add_(0, batch.sequence_of_step, of_step)
+def _moments_and_counts(responsibilities: Features, batches: Batches) -> tuple[StateMoments, Tensor]:
+    """Moments of the fine states, and how many steps each sequence is expected to have in each of them (n_sequences, S'), in one pass."""
+
+    def of_batch(batch: Batch) -> tuple[StateMoments, Tensor]:
+        of_step = responsibilities(batch)
+        counts = of_step.new_zeros(batch.n_sequences, of_step.shape[1]).index_add_(0, batch.sequence_of_step, of_step)
+        return state_moments(of_step, batch), counts
+
+    moments, counts = zip(*map_batches(of_batch, batches), strict=True)
+    return functools.reduce(operator.add, moments), torch.cat(counts)
 
 
 def _settle(counts: Tensor, cluster_of_state: Tensor, n_clusters: int) -> Tensor:

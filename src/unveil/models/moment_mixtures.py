@@ -34,6 +34,7 @@ MakeEmission = Callable[[int], Emission]
 
 _N_STARTS, _SHORT, _LONG = 3, 5, 20  # of k-means, and EM steps from each and from the best, on a sample of the steps
 _POLISH = 5  # EM steps on all of them
+_FINE_SAMPLE = 20_000  # steps that tell many densities apart well enough
 _ALIKE = 1e-3  # nats per step
 
 
@@ -74,7 +75,7 @@ def fit_marginal(
     family = make_emission(1)
     if isinstance(family, Categorical):
         return _symbols(batches) if fine else _by_three_views(make_emission, batches, n_components, generator)
-    sample = _sample(batches, generator)
+    sample = _sample(batches, _FINE_SAMPLE if fine else START_SAMPLE, generator)
     started = [_from_kmeans(make_emission, n_components, sample, generator) for _ in range(1 if fine else _N_STARTS)]
     spectrum, gap, by_moments = None, float("nan"), None
     if isinstance(family, Gaussian) and not fine and batches.n_features >= n_components > 1 and not _have_nan(sample):
@@ -85,7 +86,8 @@ def fit_marginal(
         started.insert(0, by_moments)
     best = _likeliest(started, sample)
     _improve(best, sample, max_iter=_LONG)
-    _improve(best, _points(batches), max_iter=_POLISH)
+    if not fine:
+        _improve(best, _points(batches), max_iter=_POLISH)
     return Marginal(_responsibilities_of(best), "hsu-kakade" if best is by_moments else "likelihood", spectrum, gap, best)
 
 
@@ -120,9 +122,9 @@ def _points(batches: Batches) -> Batches:
     return batches.replace(offsets=None, weights=weights, labels=None)
 
 
-def _sample(batches: Batches, generator: torch.Generator) -> Batches:
-    """Steps that are enough for a start, as points in memory."""
-    values, weights, _ = batches.sample_steps(START_SAMPLE, generator)
+def _sample(batches: Batches, n_steps: int, generator: torch.Generator) -> Batches:
+    """Some of the steps, as points in memory."""
+    values, weights, _ = batches.sample_steps(n_steps, generator)
     kept = weights > 0
     return Batches(MemoryRows(values[kept]), weights=weights[kept], allow_nan=batches.allow_nan)
 

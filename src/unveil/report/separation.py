@@ -39,6 +39,8 @@ def separation_report(
     references: Mapping[str, np.ndarray] | None = None,
     scores: Mapping[str, Mapping[str, float]] | None = None,
     separator: Separator | None = None,
+    learned: str = "learned from clean examples of each",
+    found: Sequence[Section] = (),
     title: str | None = None,
     command: str | None = None,
 ) -> Path:
@@ -62,6 +64,10 @@ def separation_report(
         For each source its figures in decibels, by the metric's name; NaN is shown as a dash.
     separator : Separator, optional
         What separated: its learning curves, dictionaries and parameters are shown.
+    learned : str
+        What its models were learned from, in words.
+    found : sequence of Section
+        More of what was found, to show after the sounds.
     title : str, optional
         By default the names of the sources.
     command : str, optional
@@ -92,22 +98,22 @@ def separation_report(
         raise InputError("there are no estimates to report on; give at least one separated source")
     references, scores = references or {}, scores or {}
     duration = as_channels(mixture, "the mixture").shape[1] / sample_rate
-    sections = [_sounds(mixture, estimates, references, scores, sample_rate)]
+    sections = [_sounds(mixture, estimates, references, scores, sample_rate), *found]
     parameters = [Table(("Parameter", "Value"), [["sample rate", f"{sample_rate:g} Hz"]], "The sound")]
     if separator is not None:
         sections.append(_models(separator))
         parameters = [_separator_table(separator), parameter_table(separator.models)]
     sections.append(how_this_was_made(parameters, command))
     names = _enumerated(list(estimates))
-    return write_page(path, Page(title or f"Separation into {names}", _summary(duration, names, separator), sections))
+    return write_page(path, Page(title or f"Separation into {names}", _summary(duration, names, separator, learned), sections))
 
 
-def _summary(duration: float, names: str, separator: Separator | None) -> str:
+def _summary(duration: float, names: str, separator: Separator | None, learned: str) -> str:
     said = f"A mixture of {duration:.1f} s was separated into {names}"
     if separator is None:
         return f"{said}."
     kinds = _enumerated(list(dict.fromkeys(type(model).__name__ for model in separator.models.values())))
-    return f"{said}, by {kinds} models that were learned from clean examples of each. The estimates add up to the mixture."
+    return f"{said}, by {kinds} models {learned}. The estimates add up to the mixture."
 
 
 def _enumerated(names: Sequence[str]) -> str:
