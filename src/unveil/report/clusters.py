@@ -141,7 +141,7 @@ def classes(estimator: Any, sample: Sample | None) -> Section | None:
 def observations(estimator: Estimator, sample: Sample | None) -> Section | None:
     """Of several chains: what their states give."""
     transmat = getattr(estimator, "transmat_", None)
-    if np.ndim(transmat) != 3 or not hasattr(estimator.model_, "emission"):
+    if not (isinstance(transmat, np.ndarray) and transmat.ndim == 3 and hasattr(estimator.model_, "emission")):
         return None
     cards = []
     for cluster in range(min(len(transmat), figures.MOST_PANELS)):

@@ -22,7 +22,8 @@ MOST_STATES_IN_A_GRAPH = 10
 
 def states(estimator: Any, sample: Sample | None) -> Section | None:
     """Of a chain: when it is in which state, and how the states look."""
-    if isinstance(estimator, ClusterMixin) or np.ndim(getattr(estimator, "transmat_", None)) != 2:
+    transmat = getattr(estimator, "transmat_", None)
+    if isinstance(estimator, ClusterMixin) or not (isinstance(transmat, np.ndarray) and transmat.ndim == 2):
         return None
     owners, emission = owners_of_chain(estimator.model_), estimator.model_.emission
     table = _state_table(estimator)
@@ -77,12 +78,13 @@ def transitions(estimator: Any, sample: Sample | None) -> Section | None:
     if transmat is None:
         return None
     said = ""
-    if transmat.ndim == 2:
+    if isinstance(transmat, np.ndarray) and transmat.ndim == 2:
         cards = [Card("Probabilities", [_picture_of_matrix(transmat)])]
         if len(transmat) <= MOST_STATES_IN_A_GRAPH:
             cards.insert(0, Card("Paths", [_picture_of_graph(transmat, estimator.startprob_)]))
     else:
-        cards = [Card(f"Cluster {c}", [_picture_of_matrix(matrix)]) for c, matrix in enumerate(transmat[:MOST_PANELS])]
+        kind = "Cluster" if isinstance(estimator, ClusterMixin) else "Chain"
+        cards = [Card(f"{kind} {c}", [_picture_of_matrix(matrix)]) for c, matrix in enumerate(transmat[:MOST_PANELS])]
         said = left_out(len(transmat)).strip()
     return Section("Transitions", [*([Text(said)] if said else []), *rows_of(cards)])
 
