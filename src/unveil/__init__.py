@@ -19,6 +19,7 @@ _PLACES = {
     "write_audio": "unveil.data.files",
     "separate": "unveil.audio.separate",
     "Separator": "unveil.audio.separate",
+    "separate_blind": "unveil.audio.blind",
     "bss_eval": "unveil.metrics.bss",
     "si_sdr": "unveil.metrics.bss",
     "select": "unveil.selection",

@@ -26,8 +26,8 @@ PROMISED = {
     *("bss_eval", "clustering_accuracy", "datasets", "errors", "load", "metrics", "open_batches", "read_audio", "report"),
     *("separate", "si_sdr", "write_audio", "select", "align_states", "permute_states", "mfcc"),
     *("HMM", "MixtureModel", "GaussianMixtureClassifier", "PPCA", "MixtureOfPPCA", "LinearDynamicalSystem"),
-    *("CategoricalHMM", "FactorialHMM", "SharedComponentFactorialHMM", "match_moments"),
-    *("OnsetDetector", "detect_onsets", "onset_f_measure"),
+    *("CategoricalHMM", "FactorialHMM", "SharedComponentFactorialHMM", "RevealingFactorialHMM", "match_moments"),
+    *("separate_blind", "OnsetDetector", "detect_onsets", "onset_f_measure"),
     *("Emission", "Gaussian", "NormalInverseWishart", "Categorical", "Bernoulli", "Poisson", "Product", "GaussianMixtureEmission"),
 }
 HEAVY = ("torch", "numpy", "scipy", "sklearn", "numba", "matplotlib", "soundfile")

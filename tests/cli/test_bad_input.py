@@ -131,13 +131,13 @@ FAILS = {  # command: what the line says, in order
     PREDICT.format("points.csv"): "points.csv: damaged or not a model file .*; save or copy the model again",
     PREDICT.format(
         "foreign.unveil"
-    ): "foreign.unveil: holds a 'os.system', which this version does not know; it knows GaussianHMM, ",
+    ): "foreign.unveil: holds a 'os.system', which this version does not know; it knows CategoricalHMM, ",
     PREDICT.format("misfit.unveil"): "misfit.unveil: its contents do not fit a NMF .*; save the model again",
     PREDICT.format("newer.unveil"): "newer.unveil: written by a newer Unveil (format 99 > 1); upgrade Unveil",
     PREDICT.format(
         "nmf.unveil"
-    ): "nmf.unveil: holds NMF, which has no clusters or states; use one of GaussianHMM, GaussianMixture, .*",
-    f"{PREDICT.format('m.unveil')} --states": "m.unveil: holds GaussianMixture, which has no paths of states; use one of MixtureOfHMMs",
+    ): "nmf.unveil: holds NMF, which has no clusters or states; use one of CategoricalHMM, GaussianHMM, .*",
+    f"{PREDICT.format('m.unveil')} --states": "m.unveil: holds GaussianMixture, which has no paths of states; use one of FactorialHMM, MixtureOfHMMs",
     "predict m.unveil wide.npy -o earlier/out.npy": "X has 3 features, but GaussianMixture is expecting 2 .*; give the columns",
     "sample cut.unveil -o earlier/out.npy": "cut.unveil: damaged or not a model file .*; save or copy the model again",
     "report cut.unveil -o earlier/page.html": "cut.unveil: damaged or not a model file .*; save or copy the model again",
@@ -161,6 +161,7 @@ FAILS = {  # command: what the line says, in order
     WITH_SOURCE.format("clipped.wav"): "clipped.wav: clipped, ",
     WITH_SOURCE.format("cut.wav"): "cut.wav: cut short, .* of .* bytes; copy the file again",
     WITH_SOURCE.format("text.wav"): "text.wav: not a sound file that can be read",
+    "separate silent.wav --blind 2 -o earlier": "silent.wav: silent, every sample is zero; check the recording",
     "separate mix.wav --source low=low.wav -o earlier": "1 source is not a mixture; give clean examples of at least two",
     f"{SEPARATE.format('mix.wav')} --reference low=missing.wav --reference high=low.wav": "missing.wav: no such file; check the name",
     f"{SEPARATE.format('stereo.wav')} --reference low=low.wav --reference high=low.wav": "low.wav: channels: 1, and 2 in stereo.wav; give",
@@ -177,8 +178,8 @@ FAILS = {  # command: what the line says, in order
     "fit GaussianMixture points.npy -o earlier/model.unveil --labels most.csv": "y holds 7 at item 0; expected 0, or -1 where it is unk",
     "impute nmf.unveil points.npy -o earlier/out.npy": "nmf.unveil: holds NMF, which has no way to fill what is missing; use one of .*PPCA",
     "transform mixture.unveil points.npy -o earlier/out.npy": "mixture.unveil: holds GaussianMixture, which has no latent variables",
-    "filter mixture.unveil points.npy -o earlier/out.npy": "which has no states that can be filtered; use one of GaussianHMM, HMM, Lin",
-    "forecast ppca.unveil points.npy -o earlier/out.npy": "ppca.unveil: holds PPCA, which has no forecasts; use one of GaussianHMM, HMM",
+    "filter mixture.unveil points.npy -o earlier/out.npy": "which has no states that can be filtered; use one of CategoricalHMM, GaussianHMM, ",
+    "forecast ppca.unveil points.npy -o earlier/out.npy": "ppca.unveil: holds PPCA, which has no forecasts; use one of CategoricalHMM, GaussianHMM",
     "score mixture.unveil points.npy --steps": "mixture.unveil: holds GaussianMixture, which has no scores of single steps; use one of",
     "filter hmm.unveil points.npy -o earlier/out.npy": "X has 2 features, but HMM is expecting 1 .*; give the columns that it was",
     "forecast hmm.unveil points.npy --json": "X has 2 features, but HMM is expecting 1 .*; give the columns that it was fitted on",
@@ -199,7 +200,10 @@ FAILS = {  # command: what the line says, in order
 }
 
 MISUSES = {
-    "fit Mixture points.npy -o earlier/model.unveil": "no model 'Mixture'; there are GaussianHMM, GaussianMixture, .*, HMM, .*, NMF, PPCA",
+    "separate mix.wav --blind 2 --reference low=low.wav -o earlier": "--reference: given 1 times for 2 sources; give one for each, or",
+    "separate mix.wav --blind 2 --source low=low.wav -o earlier": "expected either --source, once for each source, or --blind",
+    "separate mix.wav -o earlier": "expected either --source, once for each source, or --blind with the number of sources",
+    "fit Mixture points.npy -o earlier/model.unveil": "no model 'Mixture'; there are CategoricalHMM, .*GaussianHMM, GaussianMixture, .*, HMM, .*, NMF, PPCA",
     f"{GAUSS.format('points.npy')} --set k=3": "GaussianMixture has no setting 'k'; it has .*n_components, ",
     f"{GAUSS.format('points.npy')} --set n_components": "--set n_components: expected KEY=VALUE, such as --set n_init=10",
     f"{GAUSS.format('points.npy')} --set n_components=0": "n_components=0: expected a whole number >= 1",
@@ -219,7 +223,7 @@ MISUSES = {
     "score hmm.unveil counts.npy --steps --each": "--each and --steps: scores of items or of steps, not both; leave one out",
     "forecast hmm.unveil counts.npy -o out.xlsx": "--out out.xlsx: expected a name that ends in .npy or .csv",
     "impute lds.unveil waves.npz -o out.wav": "--out out.wav: expected a name that ends in .npy, .csv or .npz",
-    "select Mixture points.npy --grid n_components=1:2": "no model 'Mixture'; there are GaussianHMM, ",
+    "select Mixture points.npy --grid n_components=1:2": "no model 'Mixture'; there are CategoricalHMM, .*GaussianHMM, ",
     "select NMF points.npy --grid n_components=1:2 --set k=3": "NMF has no setting 'k'; it has ",
     f"{SELECT.format('n_components=1:2')} --criterion size": "--criterion='size': expected one of 'bic', 'aic', 'icl', 'cv'",
     SELECT.format("k=1:2"): "GaussianMixture has no setting 'k'; it has .*n_components, ",

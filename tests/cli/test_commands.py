@@ -189,6 +189,52 @@ def test_separate_keeps_rate_and_channels(here, unveil):
     assert (here / "out" / "report.html").stat().st_size > 10_000
 
 
+def melodies(n_seconds=16, rate=8000):
+    """Two instruments with three notes each, which rest at times: (2, n_samples)."""
+    rng = np.random.default_rng(0)
+
+    def played(pitches, seconds):
+        t, notes = np.arange(int(seconds * rate)) / rate, []
+        while sum(map(len, notes)) < n_seconds * rate:
+            pitch = rng.choice(pitches)
+            partials = sum(np.exp(-0.3 * h) * np.sin(2 * np.pi * h * pitch * t) for h in (1, 2, 3))
+            fade = np.minimum(1.0, np.minimum(t, t[::-1]) / 0.02)
+            notes.append(fade * partials * (rng.random() > 0.35) * rng.uniform(0.5, 1.0))
+        return np.concatenate(notes)[: n_seconds * rate]
+
+    parts = np.stack([played((110.0, 147.0, 196.0), 0.7), played((660.0, 880.0, 1047.0), 0.4)])
+    return 0.1 * parts / parts.std(1, keepdims=True)
+
+
+def test_separate_needs_no_examples_where_the_recording_reveals_its_sources(here, unveil):
+    parts = melodies()
+    soundfile.write("duet.wav", parts.sum(0), 8000, subtype="FLOAT")
+    for name, part in zip(("low", "high"), parts, strict=True):
+        soundfile.write(f"{name}-part.wav", part, 8000, subtype="FLOAT")
+    result = unveil("separate duet.wav --blind 2 -o out --reference high=high-part.wav --reference low=low-part.wav --json")
+    assert (result.code, result.err) == (0, "")
+    facts = result.json
+    assert facts["doubts"] == []
+    assert facts["files"] == {"high": "source2.wav", "low": "source1.wav"}  # the lowest first
+    assert min(each["SDR"] for each in facts["scores"].values()) > 15
+    estimates = [soundfile.read(f"out/source{k}.wav")[0] for k in (1, 2)]
+    assert_allclose(sum(estimates), parts.sum(0), rtol=0, atol=1e-6)
+    page = (here / "out" / "report.html").read_text(encoding="utf-8")
+    assert "of notes that were found in the mixture itself" in page
+    assert "Nothing speaks against the result." in page
+    told = unveil("separate duet.wav --blind 2 -o out")
+    assert re.match(r"Found 3 and 3 components; .*% is left unexplained\n", told.out)
+
+
+def test_a_recording_that_does_not_reveal_its_sources_is_doubted(here, unveil):
+    soundfile.write("solo.wav", melodies()[0], 8000, subtype="FLOAT")
+    result = unveil("separate solo.wav --blind 2 -o out --json")
+    assert result.code == 0
+    assert "IdentifiabilityWarning: only 1 of 2 sources were found; give more data, or ask for fewer" in result.err
+    assert result.json["doubts"]
+    assert "Doubtful: only 1 of 2 sources were found" in (here / "out" / "report.html").read_text(encoding="utf-8")
+
+
 def test_clipped_sound_is_separated_when_that_is_allowed(here, unveil):
     mixture = soundfile.read("mix.wav")[0]
     soundfile.write("loud.wav", np.clip(5 * mixture, -1, 1), 8000)

@@ -117,7 +117,11 @@ def test_a_grid_is_ranges_and_lists(text, values):
 FAIR_COIN = '''"""A coin is tossed.
 
 By nobody
-in particular."""
+in particular.
+
+* A coin
+* A table
+"""
 from types import SimpleNamespace
 from unveil.report.page import Card, Row, Section, Table, Text
 TITLE = "A fair coin"
@@ -147,7 +151,19 @@ def test_experiments_are_listed_and_repeated(fair_coin, here, unveil):
     shown = unveil("reproduce fair-coin").out
     assert all(part in shown for part in ("Fair indeed.", "1,000", "0.50", "unveil-fair-coin/report.html"))
     page = Path("unveil-fair-coin/report.html").read_text()
-    assert all(part in page for part in ("A fair coin", "A coin is tossed.", "By nobody in particular.", "Fair indeed.", "1,000", "unveil reproduce fair-coin"))
+    assert all(
+        part in page
+        for part in (
+            "A fair coin",
+            "A coin is tossed.",
+            "By nobody in particular.",
+            "* A coin<",
+            "* A table<",
+            "Fair indeed.",
+            "1,000",
+            "unveil reproduce fair-coin",
+        )
+    )
     assert json.loads(Path("unveil-fair-coin/result.json").read_text())["table"][0]["tosses"] == 1000
     facts = unveil("reproduce fair-coin --quick --json -o out").json
     assert facts == {

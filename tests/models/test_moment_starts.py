@@ -118,6 +118,8 @@ def test_the_diagnostics_of_a_clear_case():
     assert found.residual < 0.05
     assert_allclose(found.cluster_gap, found.eigenvalues[2] - found.eigenvalues[3], rtol=1e-12, atol=0)
     assert found.cluster_gap > 0.2
+    assert str(found).startswith("9 densities by hsu-kakade, condition number 1.")
+    assert "of the moment of 5700 transitions left; 3 clusters by an eigenvalue of " in str(found)
 
 
 def test_what_was_learned_is_saved_and_the_diagnostics_are_of_the_fit(tmp_path):

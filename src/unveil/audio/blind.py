@@ -13,6 +13,7 @@ import torch
 from sklearn.base import clone
 
 from unveil.audio.separate import Separator, check_signal, read_beginning
+from unveil.core.history import History
 from unveil.data.batch import Batches
 from unveil.data.files import open_audio
 from unveil.data.layout import as_rows
@@ -135,7 +136,7 @@ def dictionary(components: np.ndarray, frames: torch.Tensor, name: str) -> NMF:
             f"{name} was not found: the mixture has components of fewer sources; ask for fewer, or give a longer recording"
         )
     nmf = NMF(len(components), components_init=np.maximum(components, _FLOOR * components.max()), max_iter=ACTIVATION_STEPS)
-    nmf.n_features_in_ = components.shape[1]
+    nmf.n_features_in_, nmf.history_ = components.shape[1], History()
     nmf.model_ = nmf.build(components.shape[1])
     nmf.model_.initialize(Batches(as_rows(frames)), torch.Generator().manual_seed(0))  # takes over what is given: nothing is random
     return nmf

@@ -75,7 +75,8 @@ def _write(out: Path, experiment: ModuleType, sections: list[Section], facts: di
     from unveil.report.page import Page, Section, Text, write_page
     from unveil.report.provenance import how_this_was_made
 
-    summary, *details = [" ".join(paragraph.split()) for paragraph in (experiment.__doc__ or "").strip().split("\n\n")]
+    paragraphs = (experiment.__doc__ or "").strip().replace("\n* ", "\n\n* ").split("\n\n")
+    summary, *details = [" ".join(paragraph.split()) for paragraph in paragraphs if paragraph.strip()]
     about = [Section("What was done", [Text(each) for each in details])] if details else []
     made = how_this_was_made([], command_line())
     write_page(out / "report.html", Page(experiment.TITLE, summary, [*sections, *about, made]))

@@ -52,6 +52,15 @@ class MomentDiagnostics:
     eigenvalues: np.ndarray | None = None
     n_clusters: int = 1
 
+    def __str__(self) -> str:
+        said = f"{self.n_states} densities by {self.method}, condition number {self.condition:.3g}"
+        if np.isfinite(self.residual):
+            said += f"; {self.residual:.1%} of the moment of {self.n_transitions:.0f} transitions left"
+        if self.eigenvalues is not None:
+            after = self.last_eigenvalue - self.cluster_gap
+            said += f"; {self.n_clusters} clusters by an eigenvalue of {self.last_eigenvalue:.2f}, the next is {after:.2f}"
+        return said
+
     @property
     def last_eigenvalue(self) -> float:
         """The C-th eigenvalue of the de-permutation; NaN where there is one chain."""

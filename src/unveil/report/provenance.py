@@ -20,7 +20,7 @@ def how_this_was_made(parameters: Sequence[Table], command: str | None) -> Secti
     now = datetime.now().astimezone()
     made = f"{now.day} {now:%B %Y, %H:%M} ({now:%Z})"
     said = [Text(f"Made on {made}, by this command:"), Code(command)] if command else [Text(f"Made on {made}.")]
-    cards = [Card("Parameters", parameters), Card("Versions", [versions])]
+    cards = [*([Card("Parameters", parameters)] if parameters else []), Card("Versions", [versions])]
     return Section("How this was made", [*said, Row(cards, even=False)])
 
 
