@@ -46,7 +46,10 @@ def test_what_the_report_says(result):
     assert table.rows[2][1] == "96.5 ± 0.5"
     assert table.rows[3][0] == "mean of pairs"
     assert picture.figure.axes[0].get_ylabel() == "right cluster (%)"
-    assert [list(row) for row in literal.blocks[0].rows] == [["1v2", "55.0 ± 5.0", "55.0 ± 5.0"], ["2v4", "55.0 ± 5.0", "55.0 ± 5.0"]]
+    assert [list(row) for row in literal.blocks[0].rows] == [
+        ["1v2", "55.0 ± 5.0", "55.0 ± 5.0"],
+        ["2v4", "55.0 ± 5.0", "55.0 ± 5.0"],
+    ]
 
 
 def test_a_random_start_is_one_that_the_model_takes():

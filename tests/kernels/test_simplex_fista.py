@@ -22,14 +22,18 @@ def test_projections_satisfy_their_conditions(masked):
     assert_allclose(found.sum(1), totals, rtol=1e-12, atol=1e-12)
     assert float(found.min()) >= 0
     assert not found[~mask].any()
-    for point, nearest, allowed in zip(points, found, mask, strict=True):  # x - p is the same where x > 0, and not smaller elsewhere
+    for point, nearest, allowed in zip(
+        points, found, mask, strict=True
+    ):  # x - p is the same where x > 0, and not smaller elsewhere
         shift = (point - nearest)[allowed & (nearest > 0)]
         assert_allclose(shift, shift[:1].expand_as(shift), rtol=0, atol=1e-12)
         assert (point - nearest)[allowed].max() <= shift[0] + 1e-12
 
 
 def test_a_total_of_zero_gives_zeros():
-    assert_allclose(project_to_simplices(torch.tensor([[1.0, 2.0]]).double(), torch.zeros(1).double()), [[0.0, 0.0]], rtol=0, atol=0)
+    assert_allclose(
+        project_to_simplices(torch.tensor([[1.0, 2.0]]).double(), torch.zeros(1).double()), [[0.0, 0.0]], rtol=0, atol=0
+    )
 
 
 def chain(n_states, seed, sharpness=1.0):
@@ -76,7 +80,9 @@ def test_a_general_solver_finds_no_better_one():
 
     sums = [{"type": "eq", "fun": lambda flat, i=i: flat.reshape(3, 3)[i].sum() - totals[i]} for i in range(3)]
     start = np.repeat(totals / 3, 3)
-    best = minimize(error, start, bounds=[(0, None)] * 9, constraints=sums, method="SLSQP", options={"ftol": 1e-15, "maxiter": 1000})
+    best = minimize(
+        error, start, bounds=[(0, None)] * 9, constraints=sums, method="SLSQP", options={"ftol": 1e-15, "maxiter": 1000}
+    )
     found = fit_flow(*map(torch.from_numpy, (moment, features, totals)), tol=1e-13).numpy()
     assert_allclose(found, best.x.reshape(3, 3), rtol=0, atol=1e-5)
     assert error(found.ravel()) <= best.fun + 1e-12
