@@ -176,10 +176,8 @@ def test_some_of_the_points():
 
 
 def test_of_sequences_in_a_file_the_others_count_for_nothing(tmp_path):
-    np.save(tmp_path / "x.npy", np.arange(24.0).reshape(12, 2))
-    batches = open_batches(tmp_path / "x.npy", lengths=np.array([3, 1, 5, 3])).restricted_to(
-        torch.tensor([True, False, False, True])
-    )
+    np.savez(tmp_path / "x.npz", values=np.arange(24.0).reshape(12, 2), lengths=np.array([3, 1, 5, 3]))
+    batches = open_batches(tmp_path / "x.npz").restricted_to(torch.tensor([True, False, False, True]))
     assert torch.cat([batch.weights for batch in batches]).tolist() == [1.0, 0.0, 0.0, 1.0]
     assert batches.total_weight == 6.0
 

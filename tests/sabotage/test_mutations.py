@@ -25,6 +25,10 @@ HARD = "tests/learn/test_hard_em.py"
 EM = "tests/contracts/test_em.py"
 BEHAVIOUR = "tests/contracts/test_behaviour.py"
 BAD_INPUT = "tests/contracts/test_bad_input.py"
+MOMENTS = "tests/models/test_moment_starts.py"
+MOMENT_SUMS = "tests/learn/test_moments.py"
+SPECTRAL = "tests/kernels/test_spectral_mixtures.py"
+FLOW = "tests/kernels/test_simplex_fista.py"
 BSS = "tests/metrics/test_bss.py"
 LABELS = "tests/metrics/test_clustering.py"
 
@@ -415,8 +419,8 @@ MUTATIONS = [
     Mutation(
         "one update too many",
         "learn/em.py",
-        "for iteration in range(max_iter):",
-        "for iteration in range(max_iter + 1):",
+        "for iteration in range(max(max_iter, 1)):",
+        "for iteration in range(max(max_iter, 1) + 1):",
         (MIXTURE,),
     ),
     Mutation(
@@ -449,6 +453,98 @@ MUTATIONS = [
         "counts[linear_sum_assignment(counts, maximize=True)]",
         "counts[linear_sum_assignment(counts)]",
         (LABELS,),
+    ),
+    # ---- moments
+    Mutation(
+        "third moments without their correction for noise",
+        "kernels/spectral_mixtures.py",
+        "_components(third - correction)",
+        "_components(third)",
+        (SPECTRAL,),
+    ),
+    Mutation(
+        "noise measured along the means as well",
+        "kernels/spectral_mixtures.py",
+        "noise_directions=vectors[:, n_components - 1 :],",
+        "noise_directions=vectors,",
+        (SPECTRAL,),
+    ),
+    Mutation(
+        "the first view mapped by the moments of the third",
+        "kernels/spectral_mixtures.py",
+        "u1 @ (inner23 @ inverse13).T @ whitener",
+        "u1 @ (inner21 @ inverse13).T @ whitener",
+        (SPECTRAL,),
+    ),
+    Mutation(
+        "flow fitted to the reversed chain",
+        "kernels/simplex_fista.py",
+        "target = features.T @ moment @ features",
+        "target = features.T @ moment.T @ features",
+        (FLOW,),
+    ),
+    Mutation(
+        "momentum that never starts anew",
+        "kernels/simplex_fista.py",
+        "if float(((ahead - moved) * change).sum()) > 0:",
+        "if float(((ahead - moved) * change).sum()) > 1e300:",
+        (FLOW,),
+    ),
+    Mutation(
+        "pairs at all lags that count a step with itself",
+        "learn/moments.py",
+        "@ sums - gram,",
+        "@ sums,",
+        (MOMENT_SUMS,),
+    ),
+    Mutation(
+        "the last step of a sequence followed by the first of the next",
+        "learn/moments.py",
+        "earlier = weighted[:-1] * follows[:, None]",
+        "earlier = weighted[:-1]",
+        (MOMENT_SUMS,),
+    ),
+    Mutation(
+        "third moments of points that ignore weights",
+        "learn/moments.py",
+        "_triple_sum(weighted, whitened, whitened)",
+        "_triple_sum(whitened, whitened, whitened)",
+        (MOMENT_SUMS,),
+    ),
+    Mutation(
+        "a cut through a conjugate pair",
+        "kernels/depermutation.py",
+        "        n_kept += 1\n",
+        "        n_kept += 0\n",
+        ("tests/kernels/test_depermutation.py",),
+    ),
+    Mutation(
+        "transitions solved without the mask of the structure",
+        "models/moment_chains.py",
+        "transition, first = _solve(moments, order, mask, structure.starts.repeat(n_chains))",
+        "transition, first = _solve(moments, order, None, structure.starts.repeat(n_chains))",
+        (MOMENTS,),
+    ),
+    Mutation(
+        "left-to-right chains left in the order in which they were found",
+        "models/moment_chains.py",
+        'if self.kind == "bakis":\n            return torch.as_tensor(np.asarray(heaviest_path(_leaving(transition), initial.numpy())))',
+        'if self.kind == "bakis":\n            return torch.arange(len(transition))',
+        (MOMENTS,),
+    ),
+    Mutation(
+        "orders by local search where they can be exact",
+        "kernels/hamiltonian.py",
+        "EXACT_UP_TO = 13",
+        "EXACT_UP_TO = 2",
+        ("tests/kernels/test_hamiltonian.py",),
+    ),
+    Mutation(
+        "doubts about clusters left unsaid",
+        "models/moment_diagnostics.py",
+        "found.cluster_gap < _SMALL_GAP or found.last_eigenvalue < _SMALL_EIGENVALUE",
+        "found.cluster_gap < _SMALL_GAP - 1",
+        (MOMENTS,),
     ),
 ]
 
