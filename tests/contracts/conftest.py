@@ -58,6 +58,12 @@ WHOLE = {
     "bernoulli": 2,
     "poisson": 30,
 }  # families of whole numbers, and the first number that is too large for them
+ONE_MODEL = {  # of the variants of estimators that share their model with GaussianHMM or GaussianMixture, those that these lack
+    "HMM": ("emission",),
+    "MixtureModel": ("emission",),
+    "CategoricalHMM": ("transitions", "init"),
+    "MixtureOfHMMs": ("covariance_type", "transitions", "init"),
+}
 VERBS = ("predict", "predict_proba", "filter_proba", "predict_states", "transform", "score_samples")
 N_FEATURES = 4  # unlike any number of classes, so that no axis can be taken for another
 
@@ -219,10 +225,8 @@ def em_variants():
             continue
         accepted = inspect.signature(cls).parameters
         names = [name for name in VARIANTS if name in accepted]
-        if {"emission", "covariance_type"} <= set(names) and cls.__name__ in ("HMM", "MixtureModel"):
-            names.remove("covariance_type")  # the same model as those of GaussianHMM and GaussianMixture
-        if hasattr(cls, "emission"):  # a family of its own, whose priors are numbers
-            names.remove("emission_prior")
+        if cls.__name__ in ONE_MODEL:  # what other estimators' variants do not have
+            names = [name for name in names if name in ONE_MODEL[cls.__name__]]
         choices = [((name, value),) for name in names for value in VARIANTS[name]] or [()]
         made += [Case(cls, choice) for choice in choices]
     return made
@@ -246,6 +250,7 @@ def pytest_generate_tests(metafunc):
         ("positive_case", [each for each in all_cases() if each.positive]),
         ("warm_case", [each for each in all_cases() if "warm_start" in each.new().get_params()]),
         ("given_case", [each for each in all_cases() if each.starting_values]),
+        ("em_case", [each for each in all_cases() if is_em(each.cls)]),
         ("variant", em_variants()),
         ("exchangeable_variant", [each for each in em_variants() if has_exchangeable_classes(each)]),
         ("free_variant", [each for each in em_variants() if not each.positive and not each.whole]),

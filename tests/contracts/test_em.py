@@ -186,14 +186,14 @@ def test_order_of_the_classes_does_not_matter(exchangeable_variant, tools):
     assert_close(tools.numbers_of(second), expected, relative=1e-8)
 
 
-def test_threads_give_the_same_bits_as_serial_on_one_core(variant, tools):
+def test_threads_give_the_same_bits_as_serial_on_one_core(em_case, tools):
     """Each thread works on one core; matrix products on many cores round differently."""
-    batches = variant.batches(n_items=120, batch_steps=64)
+    batches = em_case.batches(n_items=120, batch_steps=64)
     assert len(list(batches)) >= 7
-    start = variant.started(batches).state_dict()
+    start = em_case.started(batches).state_dict()
     ends = []
     for reduce in (tools.reductions["serial"], tools.reductions["threads"]):
-        model = variant.new().build(tools.n_features)
+        model = em_case.new().build(tools.n_features)
         model.load_state_dict(start)
         with ThreadpoolController().limit(limits=1, user_api="openmp"):
             history = run(model, batches, 4, reduce=reduce)
@@ -202,12 +202,12 @@ def test_threads_give_the_same_bits_as_serial_on_one_core(variant, tools):
         assert_array_equal(ends[0][name], ends[1][name], err_msg=name)
 
 
-def test_threads_give_the_numbers_of_serial(variant, tools):
-    batches = variant.batches(n_items=120, batch_steps=64)
-    start = variant.started(batches).state_dict()
+def test_threads_give_the_numbers_of_serial(em_case, tools):
+    batches = em_case.batches(n_items=120, batch_steps=64)
+    start = em_case.started(batches).state_dict()
     ends = []
     for reduction in ("serial", "threads", "threads"):
-        model = variant.new().build(tools.n_features)
+        model = em_case.new().build(tools.n_features)
         model.load_state_dict(start)
         history = run(model, batches, 4, reduce=tools.reductions[reduction])
         ends.append(tools.numbers_of(model) | {"objective": np.array(history.objective)})
@@ -216,14 +216,14 @@ def test_threads_give_the_numbers_of_serial(variant, tools):
         assert_array_equal(ends[1][name], ends[2][name], err_msg=name)
 
 
-def test_division_into_batches_does_not_change_a_fit(variant, tools):
-    arrays = variant.arrays()
-    start = variant.started(variant.batches(arrays)).state_dict()
+def test_division_into_batches_does_not_change_a_fit(em_case, tools):
+    arrays = em_case.arrays()
+    start = em_case.started(em_case.batches(arrays)).state_dict()
     ends = []
     for batch_steps in (10**6, 40, 1):
-        model = variant.new().build(tools.n_features)
+        model = em_case.new().build(tools.n_features)
         model.load_state_dict(start)
-        run(model, variant.batches(arrays, batch_steps=batch_steps), 5)
+        run(model, em_case.batches(arrays, batch_steps=batch_steps), 5)
         ends.append(tools.numbers_of(model))
     for other in ends[1:]:
         assert_close(other, ends[0], relative=1e-9)
