@@ -519,25 +519,11 @@ MUTATIONS = [
         ("tests/kernels/test_depermutation.py",),
     ),
     Mutation(
-        "transitions solved without the mask of the structure",
-        "models/moment_chains.py",
-        "transition, first = _solve(moments, order, mask, structure.starts.repeat(n_chains))",
-        "transition, first = _solve(moments, order, None, structure.starts.repeat(n_chains))",
-        (MOMENTS,),
-    ),
-    Mutation(
         "left-to-right chains left in the order in which they were found",
         "models/moment_chains.py",
         'if self.kind == "bakis":\n            return torch.as_tensor(np.asarray(heaviest_path(_leaving(transition), initial.numpy())))',
         'if self.kind == "bakis":\n            return torch.arange(len(transition))',
         (MOMENTS,),
-    ),
-    Mutation(
-        "orders by local search where they can be exact",
-        "kernels/hamiltonian.py",
-        "EXACT_UP_TO = 13",
-        "EXACT_UP_TO = 2",
-        ("tests/kernels/test_hamiltonian.py",),
     ),
     Mutation(
         "doubts about clusters left unsaid",
