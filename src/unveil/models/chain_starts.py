@@ -4,24 +4,41 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from unveil.core.model import Emission
 from unveil.data.batch import Batch, Batches
 from unveil.errors import IdentifiabilityWarning, InputError
 from unveil.kernels.simplex import normalize, one_hot
 from unveil.learn.reduce import threads
 from unveil.models.moment_chains import ChainsEstimate, Structure, fit_chains, fit_clustered_chains
-from unveil.models.moment_diagnostics import warn_of_doubts
+from unveil.models.moment_diagnostics import MomentDiagnostics, warn_of_doubts
 from unveil.models.moment_mixtures import MakeEmission
 from unveil.models.starts import START_SAMPLE, assign_sequences, assign_states, count_pairs, fill_missing, relabelled
 
-if TYPE_CHECKING:
-    from unveil.models.chain_mixture import ChainMixture
 
-Start = Callable[["ChainMixture", Batches, torch.Generator], None]
+class Chains(Protocol):
+    """What a start sets, and what it has to know: a ``ChainMixture``."""
+
+    n_chains: int
+    n_states: int
+    labels_are: str
+    structure: Any
+    emission: Emission
+    weights: Tensor
+    initial: Tensor
+    transition: Tensor
+    moments: MomentDiagnostics | None
+
+    def by_density(self, states: Tensor) -> Tensor:
+        """State posteriors (n, C, M) summed over states that share a density, of shape (n, K)."""
+        ...
+
+
+Start = Callable[[Any, Batches, torch.Generator], None]
 
 # ---------------------------------------------------------------------------------------------------------------------
 # From clusters
@@ -29,7 +46,7 @@ Start = Callable[["ChainMixture", Batches, torch.Generator], None]
 
 
 @torch.no_grad()
-def start_by_clusters(model: ChainMixture, batches: Batches, generator: torch.Generator) -> None:
+def start_by_clusters(model: Chains, batches: Batches, generator: torch.Generator) -> None:
     """Cluster the sequences, then the steps of each cluster into states, and count how these follow each other."""
     values, weights, sequences, labels = batches.sample_labelled_steps(START_SAMPLE, generator)
     filled = fill_missing(values)
@@ -62,7 +79,7 @@ def start_by_clusters(model: ChainMixture, batches: Batches, generator: torch.Ge
 
 
 def _assign_clusters(
-    model: ChainMixture, values: Tensor, sequences: Tensor, labels: Tensor, n_sequences: int, generator: torch.Generator
+    model: Chains, values: Tensor, sequences: Tensor, labels: Tensor, n_sequences: int, generator: torch.Generator
 ) -> Tensor:
     """A cluster for each sequence, the known ones included."""
     clusters = assign_sequences(values, sequences, n_sequences, model.n_chains, model.n_states, generator)
@@ -73,7 +90,7 @@ def _assign_clusters(
     return relabelled(one_hot(clusters, model.n_chains), known).argmax(1)
 
 
-def _count(model: ChainMixture, responsibilities: Tensor, sequences: Tensor) -> None:
+def _count(model: Chains, responsibilities: Tensor, sequences: Tensor) -> None:
     """Initial and transition probabilities from the states (n, C, M) of all steps, each counted once more than it occurs."""
     follows = sequences[1:] == sequences[:-1]
     first = torch.cat([follows.new_ones(1), ~follows])
@@ -89,7 +106,7 @@ def _count(model: ChainMixture, responsibilities: Tensor, sequences: Tensor) -> 
 
 @torch.no_grad()
 def start_by_moments(
-    model: ChainMixture,
+    model: Chains,
     batches: Batches,
     generator: torch.Generator,
     *,
@@ -130,7 +147,7 @@ def start_by_moments(
     _place(model, batches, estimate, generator)
 
 
-def _place(model: ChainMixture, batches: Batches, estimate: ChainsEstimate, generator: torch.Generator) -> None:
+def _place(model: Chains, batches: Batches, estimate: ChainsEstimate, generator: torch.Generator) -> None:
     """The estimate as the model's parameters; its densities by one M-step on all of the data."""
     emission = model.emission
     values, weights, _ = batches.sample_steps(START_SAMPLE, generator)
