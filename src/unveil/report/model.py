@@ -16,6 +16,7 @@ from unveil.report import figures
 from unveil.report.bands import bands_figure
 from unveil.report.clusters import classes, clusters, observations
 from unveil.report.fitted import dictionary_picture, learning_curve, objective_unit
+from unveil.report.moments import moments
 from unveil.report.page import Card, Fact, Facts, Page, Picture, Row, Section, write_page
 from unveil.report.plane import latent_plane
 from unveil.report.provenance import how_this_was_made, parameter_table
@@ -133,4 +134,4 @@ def _smoothed(estimator: Estimator, sample: Sample | None) -> Section | None:
     return Section("Smoothed", [Card("First sequence", [Picture(bands_figure(estimator, sample.items[0]), alt, caption)])])
 
 
-_VIEWS = (clusters, classes, states, transitions, observations, _dictionary, latent_plane, _smoothed)
+_VIEWS = (clusters, classes, states, transitions, observations, _dictionary, latent_plane, _smoothed, moments)
