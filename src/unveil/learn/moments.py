@@ -82,11 +82,14 @@ def match_moments(moments: Callable[[Tensor], Tensor], observed: Any, start: Any
     def difference(values) -> Tensor:
         return (moments(parameters(values)) - observed) / scale
 
-    def slope(values) -> Tensor:
-        return torch.autograd.functional.jacobian(difference, torch.as_tensor(values, dtype=torch.float64))
-
+    slope = torch.func.jacrev(difference)
     found = least_squares(
-        lambda v: difference(v).numpy(), free.numpy(), jac=lambda v: slope(v).numpy(), xtol=1e-14, ftol=1e-14, gtol=1e-14
+        lambda v: difference(v).numpy(),
+        free.numpy(),
+        jac=lambda v: slope(torch.from_numpy(v)).numpy(),  # pyright: ignore[reportArgumentType]  (its default is a string)
+        xtol=1e-14,
+        ftol=1e-14,
+        gtol=1e-14,
     )
     best = parameters(found.x)
     return MomentMatch(best, float((moments(best) - observed).abs().max()))
