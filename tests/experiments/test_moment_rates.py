@@ -44,7 +44,7 @@ def test_slopes_and_tables():
     assert len(result.table) == 10
     assert result.table[-1] == {"structure": "bakis", "states": 5, "sequences": 30, "seeds": 6, "right order": 0.5}
     mixtures, orders = moment_rates.sections(result)
-    assert "-0.50 (means)" in mixtures.blocks[0].text
+    assert "−0.50 (means)" in mixtures.blocks[0].text
     assert list(orders.blocks[0].rows[0]) == ["bakis, 5 states", 50.0]
 
 

@@ -1,9 +1,9 @@
 """Moments find the parameters that generated the data, with an error that falls with the root of its amount, and no start to choose.
 
 Simulated data. First, mixtures of 3 hidden Markov models of 3 states each, with 15 features of unit variance around means that are some
-8 deviations apart, and sequences of 20 steps: relative error of the means, mean absolute error of a row of the transitions (over both of
-its sides), and clusters of sequences, all before any EM step. Second, left-to-right and cyclic chains whose order of states has to be
-found: the share of seeds in which all of it is right.
+8 deviations apart, and sequences of 20 steps: relative error of the means, error of the transitions (absolute, summed over
+a row, mean of the rows), and clusters of sequences, all before any EM step. Second, left-to-right and cyclic chains whose order of states
+has to be found: the share of seeds in which all of it is right.
 
 After Subakan, Traa and Smaragdis (2014) and Subakan, Traa, Smaragdis and Hsu (2015), whose figures are on other data.
 """
@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 from scipy.optimize import linear_sum_assignment
 
 from unveil.errors import IdentifiabilityWarning
@@ -169,9 +170,9 @@ def sections(result: MomentRates) -> list[Section]:
     first = DEPERMUTATIONS[0]
     said = (
         f"With n sequences the errors fall as n to the power {result.slope(first, 0):.2f} (means) and {result.slope(first, 1):.2f} "
-        f"(transitions), where sequences are clustered first ({first}); the root would be −0.50. Each figure is a mean over "
+        f"(transitions), where sequences are clustered first ({first}); the root would be -0.50. Each figure is a mean over "
         f"{result.errors[first].shape[1]} seeds."
-    )
+    ).replace("-0", "−0")
     rows = [
         [size, *(float(result.errors[name][i, :, column].mean()) for column in range(2) for name in DEPERMUTATIONS)]
         for i, size in enumerate(result.sizes)
@@ -225,6 +226,10 @@ def _draw(result: MomentRates) -> Figure:
         top = result.errors[DEPERMUTATIONS[0]][0, :, column].mean()
         root = top * (np.array(result.sizes) / result.sizes[0]) ** -0.5
         axes.loglog(result.sizes, root, "--", lw=1, color=LIGHT["muted"])
+        axes.set_xticks(result.sizes, [f"{size:,}" for size in result.sizes])
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.minorticks_off()
         axes.set_xlabel("sequences")
         axes.set_ylabel(f"error of {name}")
     figure.legend(loc="outside upper right", ncols=len(DEPERMUTATIONS))
