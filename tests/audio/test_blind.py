@@ -8,7 +8,7 @@ import soundfile
 from numpy.testing import assert_allclose
 
 from unveil.audio.blind import BlindSeparator, separate_blind, separate_file_blind
-from unveil.errors import IdentifiabilityWarning, InputError
+from unveil.errors import IdentifiabilityWarning, InputError, ParameterError
 from unveil.metrics.bss import bss_eval
 from unveil.models.revealing_factorial_hmm import RevealingFactorialHMM
 
@@ -136,10 +136,32 @@ def test_settings_of_the_model_are_taken(separated):
         (np.zeros(8000), 2, "silent"),
         (np.full(8000, np.nan), 2, "NaN"),
         (np.sin(np.arange(100.0)), 2, "some seconds"),
-        (np.sin(np.arange(8000.0)), 1, "at least 2"),
+        (np.sin(np.arange(8000.0)), 1, "expected 2 to 6"),
+        (np.sin(np.arange(8000.0)), 7, "expected 2 to 6"),
         (np.outer([1, -1], np.sin(np.arange(8000.0))), 2, "one of the channels"),
     ],
 )
 def test_what_cannot_be_separated(mixture, n_sources, message):
-    with pytest.raises(InputError, match=message):
+    with pytest.raises((InputError, ParameterError), match=message):
         separate_blind(mixture, RATE, n_sources)
+
+
+def test_a_constant_does_no_harm(separated):
+    parts, _ = separated
+    found = separate_blind(parts.sum(0) + 0.3, RATE)
+    estimates = np.stack(list(found.sources.values()))
+    assert bss_eval(parts, estimates - estimates.mean(1, keepdims=True)).sdr.min() > 12
+
+
+def test_channels_that_cancel_are_refused():
+    part = duet(0).sum(0)
+    with pytest.raises(InputError, match="the mean of the channels is silent"):
+        separate_blind(np.stack([part, -part * (1 + 1e-7)]), RATE)
+
+
+def test_settings_that_are_none():
+    part = duet(0).sum(0)
+    with pytest.raises(ParameterError, match="sample_rate=0: expected a whole number"):
+        separate_blind(part, 0)
+    with pytest.raises(ParameterError, match="model=str: expected a RevealingFactorialHMM"):
+        separate_blind(part, RATE, model="nmf")

@@ -1,6 +1,7 @@
 """The factorial hidden Markov model against a chain of all combinations, gradients, closed forms and what made the data."""
 
 import itertools
+import pickle
 import warnings
 
 import numpy as np
@@ -416,3 +417,9 @@ def test_on_another_device_the_definition_is_used():
     assert slow.requires_grad
     assert not quick.requires_grad
     assert_allclose(slow.detach(), quick, rtol=1e-12, atol=0)
+
+
+def test_it_can_be_pickled():
+    x = np.random.default_rng(0).normal(size=(40, 2))
+    fitted = FactorialHMM(n_init=1, max_iter=2, tol=0.0, random_state=0).fit(x)
+    assert pickle.loads(pickle.dumps(fitted)).score(x) == fitted.score(x)

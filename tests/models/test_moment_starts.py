@@ -1,5 +1,6 @@
 """Starts from moments recover what generated the data, in any order of states and structure; and say so where they cannot."""
 
+import pickle
 import warnings
 
 import numpy as np
@@ -323,3 +324,38 @@ def test_a_tensor_stays_a_tensor_and_nothing_is_changed():
     GaussianHMM(3, init="moments", max_iter=2, tol=0.0, random_state=0).fit(given)
     for before, after in zip(sequences, given, strict=True):
         assert_array_equal(after.numpy(), before)
+
+
+@pytest.mark.parametrize("model", [GaussianHMM(3, init="moments"), GaussianMixture(2, init_params="moments"), of_three_chains()])
+def test_what_started_from_moments_can_be_pickled(model):
+    sequences, *_ = three_chains(30, 0)
+    data = np.concatenate(sequences) if isinstance(model, GaussianMixture) else sequences
+    fitted = model.set_params(max_iter=2, tol=0.0).fit(data)
+    assert pickle.loads(pickle.dumps(fitted)).score(data) == fitted.score(data)
+
+
+@pytest.mark.parametrize("depermute", ["all-lag", "ncut", "eigen"])
+def test_sequences_of_one_step_are_refused(depermute):
+    sequences, *_ = three_chains(40, 0)
+    with pytest.raises(InputError, match="no sequence of X has two steps"):
+        of_three_chains(depermute).fit([each[:1] for each in sequences])
+
+
+def test_what_is_no_symbol_is_refused_as_always():
+    sequences, *_ = symbols(20)
+    with pytest.raises(InputError, match=r"column 0 of X holds -.; expected whole numbers from 0"):
+        CategoricalHMM(3, init="moments").fit([each - 3 for each in sequences])
+
+
+def test_codes_of_symbols_may_be_far_apart():
+    sequences, tables, _ = symbols(3000)
+    hmm = CategoricalHMM(3, init="moments", max_iter=0, random_state=0).fit([100 * each for each in sequences])
+    found = hmm.emissionprob_[:, ::100]
+    assert_allclose(found[in_true_order(found, tables)], tables, rtol=0, atol=0.04)
+
+
+def test_constant_data_is_doubted_in_few_words():
+    with pytest.warns(IdentifiabilityWarning, match=r"condition number \S{1,12}\)"):
+        hmm = GaussianHMM(3, init="moments", max_iter=0, random_state=0).fit([np.ones((20, 2))] * 5)
+    assert np.isfinite(hmm.means_).all()
+    assert "nan" not in str(MixtureOfHMMs(2, 1, init="moments", depermute="ncut", max_iter=0).fit(three_chains(20, 0)[0]).moments_)

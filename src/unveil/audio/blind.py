@@ -13,11 +13,12 @@ import torch
 from sklearn.base import clone
 
 from unveil.audio.separate import Separator, check_signal, read_beginning
+from unveil.core.constraints import integer
 from unveil.core.history import History
 from unveil.data.batch import Batches
 from unveil.data.files import open_audio
 from unveil.data.layout import as_rows
-from unveil.errors import InputError
+from unveil.errors import InputError, ParameterError
 from unveil.kernels.stft import stft, window_length
 from unveil.models.nmf import NMF
 from unveil.models.revealing_factorial_hmm import RevealingDiagnostics, RevealingFactorialHMM
@@ -25,6 +26,8 @@ from unveil.models.revealing_factorial_hmm import RevealingDiagnostics, Revealin
 WINDOW_SECONDS = 0.128
 LEARNING_SECONDS = 180.0  # of a long recording: components are learned from its beginning
 ACTIVATION_STEPS = 200
+MOST_SOURCES = 6  # all combinations of their notes are tried
+_SILENT = 1e-4  # of the largest sample
 _FLOOR = 1e-6  # of a component's largest entry: no frequency is impossible
 
 Advance = Callable[[float], Any]
@@ -97,8 +100,11 @@ class BlindSeparator:
     ) -> BlindSeparator:
         """Learn from a mixture (n_samples,) or (n_channels, n_samples); parameters as for ``separate_blind``."""
         check_signal(mixture, "the mixture")
-        if n_sources < 2:
-            raise InputError(f"n_sources={n_sources}: expected at least 2")
+        integer(1)("sample_rate", sample_rate)
+        if not 2 <= n_sources <= MOST_SOURCES:
+            raise ParameterError(f"n_sources={n_sources}: expected 2 to {MOST_SOURCES}")
+        if model is not None and not isinstance(model, RevealingFactorialHMM):
+            raise ParameterError(f"model={type(model).__name__}: expected a RevealingFactorialHMM")
         n_fft = n_fft or window_length(sample_rate, WINDOW_SECONDS)
         hop = n_fft // 4
         beginning = np.atleast_2d(mixture)[:, : int(LEARNING_SECONDS * sample_rate)]
@@ -106,9 +112,11 @@ class BlindSeparator:
             raise InputError(
                 f"the mixture lasts {beginning.shape[1] / sample_rate:.2f} s; give some seconds, in which notes return"
             )
-        frames = stft(torch.from_numpy(beginning.mean(0, dtype=np.float64)), n_fft, hop).abs().T
-        if not frames.any():
+        mono = beginning.mean(0, dtype=np.float64)
+        mono -= mono.mean()  # a constant is no note
+        if np.abs(mono).max() <= _SILENT * np.abs(beginning).max():
             raise InputError("the mean of the channels is silent; give one of the channels")
+        frames = stft(torch.from_numpy(mono), n_fft, hop).abs().T
         fitted: Any = RevealingFactorialHMM(random_state=random_state) if model is None else clone(model)
         fitted.set_params(n_chains=n_sources).fit(frames.numpy())
         names = source_names(n_sources)

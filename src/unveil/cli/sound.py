@@ -54,7 +54,7 @@ def separate(
         [], "--source", metavar="NAME=PATH", help="Clean examples of a source, a file or a folder; once for each source."
     ),
     blind: int | None = typer.Option(
-        None, "--blind", min=2, metavar="K", help="Without examples: find K sources that rest at times.", show_default=False
+        None, "--blind", min=2, max=6, metavar="K", help="Without examples: find K sources that rest at times.", show_default=False
     ),
     out: Path = typer.Option(..., "--out", "-o", help="Folder for the separated sounds and report.html.", show_default=False),
     model: str = typer.Option("nmf", "--model", help="What a source with examples is modelled by: nmf."),

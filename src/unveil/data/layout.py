@@ -49,7 +49,12 @@ class Layout:
 def is_many_sequences(X: Any) -> bool:
     """Whether X is a list of tables or a 3-D array, rather than one table."""
     if isinstance(X, (list, tuple)):
-        return len(X) > 0 and all(getattr(each, "ndim", None) == 2 for each in X)
+        axes = {getattr(each, "ndim", None) for each in X}
+        if axes == {1} and len({len(each) for each in X}) > 1:
+            raise InputError(
+                "X is a list of 1-D arrays of different lengths; give each as a table (length, n_features), as x[:, None]"
+            )
+        return axes == {2}
     return getattr(X, "ndim", None) == 3
 
 

@@ -114,7 +114,7 @@ class Categorical(Emission, Penalized):
     def initialize(self, values: Tensor, responsibilities: Tensor) -> None:
         """Frequencies in each class, two parts, and in all of the data, one part: what no class can give, EM could never find."""
         if self.n_categories is None:
-            check_entries(values, _is_whole(values) & (values < _MOST_SYMBOLS), _EXPECTED)
+            check_symbols(values)
             self.n_symbols.copy_(values.amax(0).long() + 1)
             self._resize()
         counts = self.expect(self.features(values), responsibilities).counts
@@ -173,6 +173,11 @@ class Categorical(Emission, Penalized):
     def count_parameters(self) -> int:
         """K sum_d (S_d - 1)."""
         return self.n_components * int((self.n_symbols - 1).sum())
+
+
+def check_symbols(values: Tensor) -> None:
+    """Raise InputError that names the first entry of ``values`` (n, D) that is no symbol."""
+    check_entries(values, _is_whole(values) & (values < _MOST_SYMBOLS), _EXPECTED)
 
 
 def log_probabilities(probabilities: Tensor) -> Tensor:

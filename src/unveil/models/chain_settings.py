@@ -14,7 +14,7 @@ from unveil.errors import ParameterError
 from unveil.learn.restarts import VARIANT_CONSTRAINTS
 from unveil.models.chain_mixture import ChainMixture, ChainStructure
 from unveil.models.chain_starts import Start, start_by_clusters, start_by_moments
-from unveil.models.emission_settings import GAUSSIAN_CONSTRAINTS, build_emission, given_emission
+from unveil.models.emission_settings import GAUSSIAN_CONSTRAINTS, EmissionMaker, build_emission, given_emission
 from unveil.models.topology import allowed_transitions, check_mask, check_reachable, check_transitions
 
 BLOCKS = ("weights", "startprob", "transmat", "emission")
@@ -73,8 +73,8 @@ def _start(estimator: Any, n_features: int) -> Start:
         raise ParameterError("init='moments' cannot tie states; leave out tied_states, or use init='kmeans'")
     return partial(
         start_by_moments,
-        make_emission=lambda n: build_emission(estimator, n, n_features),
-        make_fine=lambda n: build_emission(estimator, n, n_features, covariance_type="diag"),
+        make_emission=EmissionMaker.of(estimator, n_features),
+        make_fine=EmissionMaker.of(estimator, n_features, covariance_type="diag"),
         kind=estimator.transitions if isinstance(estimator.transitions, str) else "",
         depermute=getattr(estimator, "depermute", "ncut"),
     )

@@ -128,6 +128,8 @@ def start_by_moments(
     """
     if batches.labels is not None and bool((batches.labels >= 0).any()):
         raise InputError("y names known states or clusters, which moments cannot take; use init='kmeans'")
+    if batches.n_sequences == batches.n_steps:
+        raise InputError("no sequence of X has two steps, and moments need pairs of them; use init='kmeans'")
     structure = Structure(model.structure.starts, model.structure.allowed, kind)
     if model.n_chains > 1 and depermute == "all-lag":
         estimate = fit_clustered_chains(make_emission, make_fine, batches, model.n_chains, structure, generator)
@@ -136,7 +138,7 @@ def start_by_moments(
     if estimate is None:
         warnings.warn(
             f"three successive symbols do not determine {model.n_chains * model.n_states} states here, and EM starts from clusters "
-            "instead; give more data, or use fewer states than there are symbols",
+            "instead; give more data, or use fewer states than there are symbols (of which 1000 are the most)",
             IdentifiabilityWarning,
             stacklevel=2,
         )

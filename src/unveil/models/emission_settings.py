@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from numbers import Real
 from typing import Any
 
 import numpy as np
+from sklearn.base import clone
 from torch import Tensor
 
 from unveil.core.constraints import as_covariances, as_shape, choice, real
@@ -68,6 +69,24 @@ def build_emission(estimator: Any, n_components: int, n_features: int, **changes
         except TypeError as error:
             raise ModelFileError(f"the saved prior {prior!r} is not one that this version of Unveil has; upgrade Unveil") from error
     return make_emission(option, n_components, n_features, **settings | changes)
+
+
+@dataclass(frozen=True)
+class EmissionMaker:
+    """From a number of densities to an emission by an estimator's settings, with changes."""
+
+    settings: Any
+    n_features: int
+    changes: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, estimator: Any, n_features: int, **changes: Any) -> EmissionMaker:
+        """With the settings that the estimator has now."""
+        return cls(clone(estimator), n_features, changes)
+
+    def __call__(self, n_components: int) -> Emission:
+        """An emission of so many densities."""
+        return build_emission(self.settings, n_components, self.n_features, **self.changes)
 
 
 def given_emission(estimator: Any, emission: Emission, stacked: tuple[int, ...] = ()) -> dict[str, Tensor]:

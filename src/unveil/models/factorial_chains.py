@@ -125,7 +125,7 @@ class FactorialChains(EMModel):
         self.register_buffer("activity", torch.zeros(k * m, k * m, dtype=torch.float64))
         self._given = given or {}
         self._kept: dict[int, Tensor] = {}
-        self.register_load_state_dict_post_hook(lambda model, _: model.forget())
+        self.register_load_state_dict_post_hook(_forget)
 
     # ---- start -------------------------------------------------------------------------------------------------------
 
@@ -417,3 +417,8 @@ def _rising(dictionary: Tensor, n: int) -> Tensor:
 
 def _without_vanished(probabilities: Tensor) -> Tensor:
     return torch.where(probabilities < _VANISHED, 0.0, probabilities)
+
+
+def _forget(model: FactorialChains, _: object) -> None:
+    """What was kept belongs to the parameters from before."""
+    model.forget()

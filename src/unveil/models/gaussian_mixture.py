@@ -19,7 +19,7 @@ from unveil.data.batch import Batches
 from unveil.kernels.gaussian import inverse
 from unveil.learn.restarts import VARIANT_CONSTRAINTS, em_from_starts, em_settings
 from unveil.learn.stochastic import PartialFitMixin
-from unveil.models.emission_settings import GAUSSIAN_CONSTRAINTS, SAVED_AS, build_emission, given_emission
+from unveil.models.emission_settings import GAUSSIAN_CONSTRAINTS, SAVED_AS, EmissionMaker, build_emission, given_emission
 from unveil.models.finite_mixture import Mixture
 from unveil.models.moment_diagnostics import MomentsMixin
 from unveil.models.moment_mixtures import start_mixture
@@ -166,7 +166,7 @@ class GaussianMixture(MomentsMixin, ClusterMixin, ImputeMixin, CriteriaMixin, Pa
         emission = build_emission(self, self.n_components, n_features)
         start = None
         if self.init_params == "moments":
-            start = partial(start_mixture, make_emission=lambda n: build_emission(self, n, n_features))
+            start = partial(start_mixture, make_emission=EmissionMaker.of(self, n_features))
         return Mixture(emission, self.init_params, self._given(emission), float(self.weights_prior), start=start)
 
     def _given(self, emission: Emission) -> dict[str, Tensor]:

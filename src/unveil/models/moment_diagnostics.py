@@ -53,18 +53,22 @@ class MomentDiagnostics:
     n_clusters: int = 1
 
     def __str__(self) -> str:
-        said = f"{self.n_states} densities by {self.method}, condition number {self.condition:.3g}"
+        said = f"{self.n_states} {'density' if self.n_states == 1 else 'densities'} by {self.method}, condition number {self.condition:.3g}"
         if np.isfinite(self.residual):
             said += f"; {self.residual:.1%} of the moment of {self.n_transitions:.0f} transitions left"
         if self.eigenvalues is not None:
-            after = self.last_eigenvalue - self.cluster_gap
-            said += f"; {self.n_clusters} clusters by an eigenvalue of {self.last_eigenvalue:.2f}, the next is {after:.2f}"
+            said += f"; {self.n_clusters} clusters by an eigenvalue of {self.last_eigenvalue:.2f}{self.next_eigenvalue}"
         return said
 
     @property
     def last_eigenvalue(self) -> float:
         """The C-th eigenvalue of the de-permutation; NaN where there is one chain."""
         return float("nan") if self.eigenvalues is None else float(self.eigenvalues[self.n_clusters - 1])
+
+    @property
+    def next_eigenvalue(self) -> str:
+        """The one after it, in words; nothing where there is none."""
+        return "" if np.isnan(self.cluster_gap) else f", the next is {self.last_eigenvalue - self.cluster_gap:.2f}"
 
     @property
     def cluster_gap(self) -> float:
@@ -99,7 +103,8 @@ def warn_of_doubts(found: MomentDiagnostics) -> None:
         )
     if found.condition > _LARGE_CONDITION:
         doubts.append(
-            f"densities can hardly be told apart (condition number {found.condition:.0f}); use fewer of them, or more features"
+            f"densities can hardly be told apart (condition number {min(found.condition, 1e9):.3g}); use fewer of them, more features, "
+            "or a reg_covar that is smaller than the variance of the data"
         )
     if found.residual > _LARGE_RESIDUAL:
         doubts.append(
@@ -107,8 +112,8 @@ def warn_of_doubts(found: MomentDiagnostics) -> None:
         )
     if found.eigenvalues is not None and (found.cluster_gap < _SMALL_GAP or found.last_eigenvalue < _SMALL_EIGENVALUE):
         doubts.append(
-            f"sequences hardly fall into {found.n_clusters} clusters (eigenvalue {found.last_eigenvalue:.2f}, where separate ones have 1, "
-            f"and the next {found.last_eigenvalue - found.cluster_gap:.2f}); use fewer clusters or more data"
+            f"sequences hardly fall into {found.n_clusters} clusters (an eigenvalue of {found.last_eigenvalue:.2f}, where separate ones "
+            f"have 1{found.next_eigenvalue}); use fewer clusters or more data"
         )
     for doubt in doubts:
         warnings.warn(f"moments: {doubt}", IdentifiabilityWarning, stacklevel=2)

@@ -12,7 +12,7 @@ from torch import Tensor
 from unveil.core.model import Emission
 from unveil.data.batch import Batch, Batches
 from unveil.data.rows import MemoryRows
-from unveil.emissions.categorical import Categorical
+from unveil.emissions.categorical import Categorical, check_symbols
 from unveil.emissions.gaussian import Gaussian
 from unveil.errors import IdentifiabilityWarning, InputError
 from unveil.kernels.gaussian import identity_covariance
@@ -34,6 +34,7 @@ MakeEmission = Callable[[int], Emission]
 
 _N_STARTS, _SHORT, _LONG = 3, 5, 20  # of k-means, and EM steps from each and from the best, on a sample of the steps
 _POLISH = 5  # EM steps on all of them
+_MOST_SYMBOLS = 1000  # more have too large moments, and too little data for each
 _FINE_SAMPLE = 20_000  # steps that tell many densities apart well enough
 _ALIKE = 1e-3  # nats per step
 
@@ -74,7 +75,7 @@ def fit_marginal(
     """
     family = make_emission(1)
     if isinstance(family, Categorical):
-        return _symbols(batches) if fine else _by_three_views(make_emission, batches, n_components, generator)
+        return _symbols(batches)[0] if fine else _by_three_views(batches, n_components)
     sample = _sample(batches, _FINE_SAMPLE if fine else START_SAMPLE, generator)
     started = [_from_kmeans(make_emission, n_components, sample, generator) for _ in range(1 if fine else _N_STARTS)]
     spectrum, gap, by_moments = None, float("nan"), None
@@ -146,9 +147,17 @@ def place_gaussians(mixture: Mixture, sample: Batches, estimate: MixtureEstimate
     mixture.weights.copy_(estimate.weights)
 
 
-def _symbols(batches: Batches) -> Marginal:
-    n_symbols = 1 + int(max(float(batch.values.max()) for batch in batches))
-    return Marginal(lambda batch: one_hot(batch.values[:, 0].long(), n_symbols), "symbols")
+def _symbols(batches: Batches) -> tuple[Marginal, int]:
+    """Every symbol that occurs in the first column as a density of its own, and how many these are."""
+    occurring = torch.empty(0, dtype=torch.int64)
+    for batch in batches:
+        check_symbols(batch.values)
+        occurring = torch.cat([occurring, batch.values[:, 0].long()]).unique()
+    return Marginal(lambda batch: one_hot(_places(batch, occurring), len(occurring)), "symbols"), len(occurring)
+
+
+def _places(batch: Batch, occurring: Tensor) -> Tensor:
+    return torch.searchsorted(occurring, batch.values[:, 0].long())
 
 
 def start_mixture(mixture: Mixture, batches: Batches, generator: torch.Generator, *, make_emission: MakeEmission) -> None:
@@ -179,15 +188,10 @@ def start_mixture(mixture: Mixture, batches: Batches, generator: torch.Generator
     warn_of_doubts(mixture.moments)
 
 
-def _by_three_views(
-    make_emission: MakeEmission, batches: Batches, n_components: int, generator: torch.Generator
-) -> Marginal | None:
+def _by_three_views(batches: Batches, n_components: int) -> Marginal | None:
     """States of one categorical feature by three successive steps."""
-    symbols = _symbols(batches)
-    if batches.n_features > 1:
-        return None
-    n_symbols = symbols.responsibilities(next(iter(batches))).shape[1]
-    if n_symbols < n_components:
+    symbols, n_symbols = _symbols(batches)
+    if batches.n_features > 1 or not n_components <= n_symbols <= _MOST_SYMBOLS:
         return None
     estimate = match_three_views(batches, n_components, symbols.responsibilities, reduce=threads)
     gap = float(estimate.spectrum[n_components - 1]) / max(estimate.noise_level, 1e-300)
@@ -197,6 +201,6 @@ def _by_three_views(
     of_symbol = (joint / joint.sum(0)).T
 
     def responsibilities(batch: Batch) -> Tensor:
-        return of_symbol[batch.values[:, 0].long()]
+        return of_symbol[symbols.responsibilities(batch).argmax(1)]
 
     return Marginal(responsibilities, "three-view", estimate.spectrum, gap)

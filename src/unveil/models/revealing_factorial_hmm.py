@@ -62,9 +62,9 @@ class RevealingDiagnostics:
             found.append(f"only {self.n_sources_heard} of {self.n_sources} sources were found; give more data, or ask for fewer")
         if self.residual > UNEXPLAINED:
             found.append(
-                f"observability is violated: one component for each source leaves {self.residual:.1%} of the energy (at most "
-                f"{UNEXPLAINED:.0%} is expected), so some components may never be heard alone, or there are more than max_components; "
-                "give a longer recording in which each source also plays alone, or clean examples of each"
+                f"observability is in doubt: one component for each source leaves {self.residual:.1%} of the energy (at most "
+                f"{UNEXPLAINED:.0%} is expected, and 8% is usual where sources never play alone), so some components may never "
+                "be heard alone, or there are more than max_components; give a longer recording in which each source also plays alone"
             )
         if self.n_parts > 1:
             found.append(
