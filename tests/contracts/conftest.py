@@ -253,6 +253,7 @@ def pytest_generate_tests(metafunc):
         ("em_case", [each for each in all_cases() if is_em(each.cls)]),
         ("variant", em_variants()),
         ("exchangeable_variant", [each for each in em_variants() if has_exchangeable_classes(each)]),
+        ("scaled_variant", [each for each in em_variants() if not each.whole]),
         ("free_variant", [each for each in em_variants() if not each.positive and not each.whole]),
     ):
         if name in metafunc.fixturenames:
