@@ -200,6 +200,7 @@ FAILS = {  # command: what the line says, in order
 }
 
 MISUSES = {
+    "separate mix.wav --blind 2 --seconds 3 -o earlier": "--seconds: shortens the examples of --source, and --blind has none; leave it out",
     "separate mix.wav --blind 2 --reference low=low.wav -o earlier": "--reference: given 1 times for 2 sources; give one for each, or",
     "separate mix.wav --blind 2 --source low=low.wav -o earlier": "expected either --source, once for each source, or --blind",
     "separate mix.wav -o earlier": "expected either --source, once for each source, or --blind with the number of sources",

@@ -88,6 +88,8 @@ def separate(
         truth = _read_references(references, rate, mixture)
         _separate_by_examples(mixture, examples, references, truth, out, atoms, seconds, rate, allow_clipped, json)
     else:
+        if seconds is not None:
+            raise ParameterError("--seconds: shortens the examples of --source, and --blind has none; leave it out")
         if references and len(references) != blind:
             raise ParameterError(f"--reference: given {len(references)} times for {blind} sources; give one for each, or none")
         rate = check_file(mixture, allow_clipped=allow_clipped)
