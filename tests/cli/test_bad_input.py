@@ -100,6 +100,8 @@ PREDICT = "predict {} points.npy -o earlier/out.npy"
 INFINITE = "infinity at row 7 of inf.npy, column 1; replace it by a finite number"
 SYMBOLS = "fit HMM gaps.npy -o earlier/model.unveil --set emission=categorical"
 CLASSES = "fit GaussianMixtureClassifier {} -o earlier/model.unveil --labels {}"
+CHAINS = "CategoricalHMM, GaussianHMM, HMM"
+ALL_MODELS = "CategoricalHMM, .*, GaussianHMM, GaussianMixture, .*, HMM, .*, NMF, PPCA"
 SELECT = "select GaussianMixture points.npy -o earlier --grid {}"
 
 FAILS = {  # command: what the line says, in order
@@ -136,8 +138,8 @@ FAILS = {  # command: what the line says, in order
     PREDICT.format("newer.unveil"): "newer.unveil: written by a newer Unveil (format 99 > 1); upgrade Unveil",
     PREDICT.format(
         "nmf.unveil"
-    ): "nmf.unveil: holds NMF, which has no clusters or states; use one of CategoricalHMM, GaussianHMM, .*",
-    f"{PREDICT.format('m.unveil')} --states": "m.unveil: holds GaussianMixture, which has no paths of states; use one of FactorialHMM",
+    ): "nmf.unveil: holds NMF, which has no clusters or states; use one of CategoricalHMM, GaussianHMM, GaussianMixture, .*",
+    f"{PREDICT.format('m.unveil')} --states": "m.unveil: holds GaussianMixture, which has no paths of states; use one of .*MixtureOfHMMs",
     "predict m.unveil wide.npy -o earlier/out.npy": "X has 3 features, but GaussianMixture is expecting 2 .*; give the columns",
     "sample cut.unveil -o earlier/out.npy": "cut.unveil: damaged or not a model file .*; save or copy the model again",
     "report cut.unveil -o earlier/page.html": "cut.unveil: damaged or not a model file .*; save or copy the model again",
@@ -178,8 +180,8 @@ FAILS = {  # command: what the line says, in order
     "fit GaussianMixture points.npy -o earlier/model.unveil --labels most.csv": "y holds 7 at item 0; expected 0, or -1 where it is unk",
     "impute nmf.unveil points.npy -o earlier/out.npy": "nmf.unveil: holds NMF, which has no way to fill what is missing; use one of .*PPCA",
     "transform mixture.unveil points.npy -o earlier/out.npy": "mixture.unveil: holds GaussianMixture, which has no latent variables",
-    "filter mixture.unveil points.npy -o earlier/out.npy": "which has no states that can be filtered; use one of CategoricalHMM",
-    "forecast ppca.unveil points.npy -o earlier/out.npy": "ppca.unveil: holds PPCA, which has no forecasts; use one of CategoricalHMM",
+    "filter mixture.unveil points.npy -o earlier/out.npy": f"which has no states that can be filtered; use one of {CHAINS}, Lin",
+    "forecast ppca.unveil points.npy -o earlier/out.npy": f"ppca.unveil: holds PPCA, which has no forecasts; use one of {CHAINS}",
     "score mixture.unveil points.npy --steps": "mixture.unveil: holds GaussianMixture, which has no scores of single steps; use one of",
     "filter hmm.unveil points.npy -o earlier/out.npy": "X has 2 features, but HMM is expecting 1 .*; give the columns that it was",
     "forecast hmm.unveil points.npy --json": "X has 2 features, but HMM is expecting 1 .*; give the columns that it was fitted on",
@@ -204,7 +206,7 @@ MISUSES = {
     "separate mix.wav --blind 2 --reference low=low.wav -o earlier": "--reference: given 1 times for 2 sources; give one for each, or",
     "separate mix.wav --blind 2 --source low=low.wav -o earlier": "expected either --source, once for each source, or --blind",
     "separate mix.wav -o earlier": "expected either --source, once for each source, or --blind with the number of sources",
-    "fit Mixture points.npy -o earlier/model.unveil": "no model 'Mixture'; there are CategoricalHMM, .*, HMM, .*, NMF, PPCA",
+    "fit Mixture points.npy -o earlier/model.unveil": f"no model 'Mixture'; there are {ALL_MODELS}",
     f"{GAUSS.format('points.npy')} --set k=3": "GaussianMixture has no setting 'k'; it has .*n_components, ",
     f"{GAUSS.format('points.npy')} --set n_components": "--set n_components: expected KEY=VALUE, such as --set n_init=10",
     f"{GAUSS.format('points.npy')} --set n_components=0": "n_components=0: expected a whole number >= 1",

@@ -58,7 +58,7 @@ WHOLE = {
     "bernoulli": 2,
     "poisson": 30,
 }  # families of whole numbers, and the first number that is too large for them
-ONE_MODEL = {  # of the variants of estimators that share their model with GaussianHMM or GaussianMixture, those that these lack
+QUICK = {  # of estimators that share their model with GaussianHMM or GaussianMixture, the variants that these lack; others are slow
     "HMM": ("emission",),
     "MixtureModel": ("emission",),
     "CategoricalHMM": ("transitions", "init"),
@@ -225,11 +225,28 @@ def em_variants():
             continue
         accepted = inspect.signature(cls).parameters
         names = [name for name in VARIANTS if name in accepted]
-        if cls.__name__ in ONE_MODEL:  # what other estimators' variants do not have
-            names = [name for name in names if name in ONE_MODEL[cls.__name__]]
+        if hasattr(cls, "emission"):  # a family of its own, whose priors are numbers
+            names.remove("emission_prior")
+        if {"emission", "covariance_type"} <= set(names) and cls.__name__ in ("HMM", "MixtureModel"):
+            names.remove("covariance_type")  # the same model as those of GaussianHMM and GaussianMixture
         choices = [((name, value),) for name in names for value in VARIANTS[name]] or [()]
         made += [Case(cls, choice) for choice in choices]
     return made
+
+
+def is_quick(variant):
+    """Whether no other estimator has the same model with the same option."""
+    return all(name in QUICK.get(variant.cls.__name__, [name]) for name, _ in variant.options)
+
+
+def is_first(variant):
+    """Whether it is the first of its estimator's variants."""
+    return variant == next(each for each in em_variants() if each.cls is variant.cls)
+
+
+def slow_unless(quick, cases):
+    """The cases, of which those that are not quick run with the slow tests."""
+    return [each if quick(each) else pytest.param(each, marks=pytest.mark.slow) for each in cases]
 
 
 def label(case):
@@ -250,11 +267,11 @@ def pytest_generate_tests(metafunc):
         ("positive_case", [each for each in all_cases() if each.positive]),
         ("warm_case", [each for each in all_cases() if "warm_start" in each.new().get_params()]),
         ("given_case", [each for each in all_cases() if each.starting_values]),
-        ("em_case", [each for each in all_cases() if is_em(each.cls)]),
-        ("variant", em_variants()),
-        ("exchangeable_variant", [each for each in em_variants() if has_exchangeable_classes(each)]),
-        ("scaled_variant", [each for each in em_variants() if not each.whole]),
-        ("free_variant", [each for each in em_variants() if not each.positive and not each.whole]),
+        ("em_case", slow_unless(is_first, em_variants())),
+        ("variant", slow_unless(is_quick, em_variants())),
+        ("exchangeable_variant", slow_unless(is_quick, [each for each in em_variants() if has_exchangeable_classes(each)])),
+        ("scaled_variant", slow_unless(is_quick, [each for each in em_variants() if not each.whole])),
+        ("free_variant", slow_unless(is_quick, [each for each in em_variants() if not each.positive and not each.whole])),
     ):
         if name in metafunc.fixturenames:
             metafunc.parametrize(name, cases, ids=label)

@@ -66,3 +66,9 @@ def test_real_digits(real_data):
     found = pen_digits.run(quick=True)
     assert found.over_pairs(REFINED).mean() > 95
     assert found.tasks == [(1, 2), (2, 4)]
+
+
+@pytest.mark.slow
+def test_real_digits_twice_are_the_same(real_data):
+    found, again = pen_digits.run(quick=True), pen_digits.run(quick=True)
+    assert all(np.array_equal(found.accuracy[key], again.accuracy[key]) for key in found.accuracy)

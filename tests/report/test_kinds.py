@@ -28,13 +28,15 @@ MIXED = Product({(0, 1): "gaussian", 2: "poisson", 3: "bernoulli", 4: partial(EM
 KINDS = [*EMISSIONS, partial(GaussianMixtureEmission, n_mixtures=2), MIXED]
 
 
-def kinds_for(cls):
-    if "emission" not in signature(cls).parameters:
-        return [None]
-    return KINDS if cls is HMM else ["poisson", MIXED]  # all have the same figures of their observations
+CASES = [
+    (cls, emission) for cls in discover().values() for emission in (KINDS if "emission" in signature(cls).parameters else [None])
+]
 
 
-CASES = [(cls, emission) for cls in discover().values() for emission in kinds_for(cls)]
+def slow_if_shown_before(cases):
+    """Observations have the same figures whatever the estimator: of each kind HMM's are looked at always."""
+    quick = (None, "poisson", MIXED)
+    return [case if case[0] is HMM or case[1] in quick else pytest.param(*case, marks=pytest.mark.slow) for case in cases]
 
 
 def name_of(value):
@@ -77,10 +79,10 @@ def titles(html):
     return re.findall(r"<h[23][^>]*>(.*?)</h[23]>", html)
 
 
-@pytest.mark.parametrize(("cls", "emission"), CASES, ids=name_of)
+@pytest.mark.parametrize(("cls", "emission"), slow_if_shown_before(CASES), ids=name_of)
 def test_every_estimator_has_a_page_for_every_kind_of_observations(tmp_path, cls, emission):
     estimator, X = fitted(cls, emission, values_for(emission or cls))
-    for data in (X, None) if emission in (None, MIXED) else (X,):
+    for data in (X, None):
         html = model_report(tmp_path / "page.html", estimator, data).read_text(encoding="utf-8")
         for figure in re.findall(r"<svg.*?</svg>", html, re.S):
             ElementTree.fromstring(figure.replace("xlink:", ""))
@@ -90,7 +92,9 @@ def test_every_estimator_has_a_page_for_every_kind_of_observations(tmp_path, cls
 
 
 @pytest.mark.parametrize(
-    ("cls", "emission"), [(c, e) for c, e in CASES if c.allows_nan and e in (None, "gaussian", "poisson")], ids=name_of
+    ("cls", "emission"),
+    slow_if_shown_before((c, e) for c, e in CASES if c.allows_nan and e not in ("categorical", MIXED)),
+    ids=name_of,
 )
 def test_gaps_in_the_data_are_no_obstacle(tmp_path, cls, emission):
     sequences = holes(values_for(emission))

@@ -69,9 +69,9 @@ def fit_marginal(
 ) -> Marginal | None:
     """The mixture of K densities that the steps have; None for symbols where moments do not determine it.
 
-    Gaussians come from Hsu and Kakade's moments where there are as many features as densities and the spectrum has its gap, if they
-    are then as likely as what EM finds from several starts: the moments assume noise that is alike in all directions. Symbols come from
-    three views. With ``fine``, components need not mean anything, and every symbol is one.
+    Gaussians come from Hsu and Kakade's moments where there are as many features as densities, if they are then as likely as what EM
+    finds from several starts: the moments assume noise that is alike in all directions. Symbols come from three views. With ``fine``,
+    components need not mean anything, and every symbol is one.
     """
     family = make_emission(1)
     if isinstance(family, Categorical):
