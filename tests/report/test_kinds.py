@@ -34,9 +34,9 @@ CASES = [
 
 
 def slow_if_shown_before(cases):
-    """Observations have the same figures whatever the estimator: of each kind HMM's are looked at always."""
-    quick = (None, "poisson", MIXED)
-    return [case if case[0] is HMM or case[1] in quick else pytest.param(*case, marks=pytest.mark.slow) for case in cases]
+    """Figures of observations are the same whatever the estimator, and have tests of their own: most kinds run with the slow tests."""
+    quick = [case for case in cases if case[1] in (None, MIXED) or (case[0] is HMM and case[1] == "poisson")]
+    return quick + [pytest.param(*case, marks=pytest.mark.slow) for case in cases if case not in quick]
 
 
 def name_of(value):
@@ -93,7 +93,7 @@ def test_every_estimator_has_a_page_for_every_kind_of_observations(tmp_path, cls
 
 @pytest.mark.parametrize(
     ("cls", "emission"),
-    slow_if_shown_before((c, e) for c, e in CASES if c.allows_nan and e not in ("categorical", MIXED)),
+    slow_if_shown_before([(c, e) for c, e in CASES if c.allows_nan and e not in ("categorical", MIXED)]),
     ids=name_of,
 )
 def test_gaps_in_the_data_are_no_obstacle(tmp_path, cls, emission):
