@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, final
 
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator
 from sklearn.utils import check_random_state
+from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
 from unveil.core.constraints import Check
 from unveil.core.history import History
-from unveil.core.model import LikelihoodModel
+from unveil.core.model import Model
+from unveil.core.run import Run
 from unveil.core.storage import read_model, write_model
 from unveil.data.batch import Batch, Batches
 from unveil.data.labels import has_unknown, read_classes, read_labels
@@ -54,6 +57,10 @@ class Supervision:
     only_partial: bool = False
 
 
+def _has_likelihood(estimator: Estimator) -> bool:
+    return estimator.has_likelihood
+
+
 class Estimator(BaseEstimator, ABC):
     """An estimator says which model it builds and which learner improves it; the rest is here and final.
 
@@ -77,6 +84,8 @@ class Estimator(BaseEstimator, ABC):
     constraints: ClassVar[dict[str, Check]] = {}
     supervision: ClassVar[Supervision | None] = None
     saved_as: ClassVar[dict[str, Callable[[Any], Any]]] = {}
+    has_likelihood: ClassVar[bool] = True  # without one there is nothing to score
+    learns_in_epochs: ClassVar[bool] = False  # then ``learn`` also takes a ``Run``
 
     model_: Any
     history_: History
@@ -85,15 +94,28 @@ class Estimator(BaseEstimator, ABC):
     classes_: np.ndarray
 
     @abstractmethod
-    def build(self, n_features: int) -> LikelihoodModel:
+    def build(self, n_features: int) -> Model:
         """The model, with the right shapes and no data seen."""
 
     @abstractmethod
-    def learn(self, model: Any, batches: Batches, generator: torch.Generator) -> History:
-        """Choose the model's start and improve it: one call of a learner."""
+    def learn(self, model: Any, batches: Batches, generator: torch.Generator, *run: Run) -> History:
+        """Choose the model's start and improve it: one call of a learner.
+
+        The ``Run`` comes to those that learn in epochs; others leave it out.
+        """
 
     @final
-    def fit(self, X: Any, y: Any = None, *, lengths: Any = None, sample_weight: Any = None) -> Self:
+    def fit(
+        self,
+        X: Any,
+        y: Any = None,
+        *,
+        lengths: Any = None,
+        sample_weight: Any = None,
+        validation: Any = None,
+        checkpoint: Any = None,
+        callbacks: Iterable[Callable[[Any], bool | None]] = (),
+    ) -> Self:
         """Learn the parameters.
 
         Parameters
@@ -106,6 +128,13 @@ class Estimator(BaseEstimator, ABC):
             For a model of sequences: the lengths of the sequences in the rows of X.
         sample_weight : array-like of shape (n_items,), optional
             How often each point (or sequence) counts.
+        validation : array-like, list of arrays, tensor or Batches, optional
+            For neural models: held-out data to stop early by, in place of a part of X. Of sequences, a list.
+        checkpoint : path, optional
+            For neural models: a folder in which the training is kept as it goes on. Where it holds an unfinished one of the same
+            settings and data, that is gone on from, and ends as if it had never stopped.
+        callbacks : iterable of callable
+            For neural models: each is called after every epoch, and stops the training by returning True.
 
         Returns
         -------
@@ -117,7 +146,8 @@ class Estimator(BaseEstimator, ABC):
             batches = self._read_labelled(X, y, lengths, sample_weight, reset=True)
             self.n_features_in_ = batches.n_features
             model = self.build(batches.n_features).to(batches.device)
-            self.history_ = self.learn(model, batches, self._generator())
+            run = self._run(batches, validation, checkpoint, tuple(callbacks))
+            self.history_ = self.learn(model, batches, self._generator(), *run)
         except BaseException:  # an earlier fit stays usable
             vars(self).clear()
             vars(self).update(earlier)
@@ -126,12 +156,14 @@ class Estimator(BaseEstimator, ABC):
         return self
 
     @final
+    @available_if(_has_likelihood)
     def score_samples(self, X: Any, *, lengths: Any = None) -> Any:
         """log p(x), or the bound on it that the model has, of each item in nats; shape (n_items,)."""
         values, layout = self._map(X, lengths, self._fitted_model().objective)
         return layout.per_item(values)
 
     @final
+    @available_if(_has_likelihood)
     def score(self, X: Any, y: Any = None, *, lengths: Any = None) -> float:
         """The mean of ``score_samples``: nats per point, or per sequence. For a classifier with ``y``, the share that it gets right."""
         if y is not None and hasattr(self, "classes_"):
@@ -188,10 +220,8 @@ class Estimator(BaseEstimator, ABC):
         for name, value in self.get_params(deep=False).items():
             if isinstance(value, (np.ndarray, Tensor)):
                 tensors[f"parameter.{name}"] = torch.as_tensor(value)
-            elif isinstance(value, np.random.RandomState):
-                parameters[name] = None  # its state has moved on; a saved model needs no generator
             else:
-                parameters[name] = _as_json(name, self.saved_as.get(name, _unchanged)(value))
+                parameters[name] = self._parameter_as_json(name, value)
         names = getattr(self, "feature_names_in_", None)
         header = {
             "estimator": type(self).__name__,
@@ -232,6 +262,32 @@ class Estimator(BaseEstimator, ABC):
         tags = super().__sklearn_tags__()
         tags.input_tags.allow_nan = self.allows_nan
         return tags
+
+    def _run(self, batches: Batches, validation: Any, checkpoint: Any, callbacks: tuple) -> tuple[Run] | tuple[()]:
+        """What ``learn`` takes beside data: a ``Run``, or nothing."""
+        if not self.learns_in_epochs:
+            if validation is None and checkpoint is None and not callbacks:
+                return ()
+            raise InputError(
+                f"{type(self).__name__} does not learn in epochs; leave out validation, checkpoint and callbacks, which neural models take"
+            )
+        held_out = None if validation is None else self._read(validation)[0].replace(labels=None)
+        folder = None if checkpoint is None else Path(checkpoint)
+        return (Run(held_out, folder, callbacks, self._identity(batches) if folder else {}),)
+
+    def _parameter_as_json(self, name: str, value: Any) -> Any:
+        if isinstance(value, np.random.RandomState):
+            return None  # its state has moved on; a saved model needs no generator
+        return _as_json(name, self.saved_as.get(name, _unchanged)(value))
+
+    def _identity(self, batches: Batches) -> dict[str, Any]:
+        """What tells one training from another."""
+        parameters = self.get_params(deep=False).items()
+        return {
+            "estimator": type(self).__name__,
+            "parameters": {name: self._parameter_as_json(name, value) for name, value in parameters},
+            "data": [batches.n_sequences, batches.n_steps, batches.n_features],
+        }
 
     def _check_parameters(self) -> None:
         for name, check in self.constraints.items():

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unveil.data.rows import MemoryRows, Rows
+from unveil.data.rows import MemoryRows, PartOfRows, Rows
 from unveil.errors import InputError
 
 BATCH_BYTES = 1 << 20  # of float64 values: a batch and what an E-step makes of it then stay in the caches
@@ -203,6 +203,16 @@ class Batches:
         weights = torch.ones(self.n_sequences, dtype=torch.float64) if self.weights is None else self.weights.double()
         return self.replace(weights=weights * kept)
 
+    def between(self, first: int, last: int) -> Batches:
+        """Only the items ``first`` to ``last``, which stay where they are."""
+        start, stop = (first, last) if self.offsets is None else (int(self.offsets[first]), int(self.offsets[last]))
+        return self.replace(
+            rows=PartOfRows(self.rows, start, stop),
+            offsets=None if self.offsets is None else self.offsets[first : last + 1] - start,
+            weights=None if self.weights is None else self.weights[first:last],
+            labels=None if self.labels is None else self.labels[start:stop],
+        )
+
     def at_most(self, n_statistics: int | None) -> Batches:
         """The same with batches so small that ``n_statistics`` numbers for each step stay in the caches."""
         fitting = max(STATISTICS_BYTES // (8 * (n_statistics or 1)), MIN_BATCH_STEPS)
@@ -210,12 +220,12 @@ class Batches:
 
     def __iter__(self) -> Iterator[Batch]:
         unchecked = self._checked is not self.rows
-        for first, last in pairwise(self._edges()):
-            yield self._read(first, last, check=unchecked)
+        for first, last in pairwise(self.edges()):
+            yield self.read(first, last, check=unchecked)
         if isinstance(self.rows, MemoryRows):
             self._checked = self.rows  # looking through data in memory once is enough
 
-    def _edges(self) -> list[int]:
+    def edges(self) -> list[int]:
         """The sequences at which batches begin, and the end."""
         if self.offsets is None:
             return [*range(0, self.n_steps, self.batch_steps), self.n_steps]
@@ -226,7 +236,8 @@ class Batches:
             edges.append(max(fitting, edges[-1] + 1))
         return edges
 
-    def _read(self, first: int, last: int, *, check: bool) -> Batch:
+    def read(self, first: int, last: int, *, check: bool = True) -> Batch:
+        """The items ``first`` to ``last``, after a look for NaN and infinity."""
         if self.offsets is None:
             start, stop = first, last
             offsets = torch.arange(last - first + 1)

@@ -45,3 +45,19 @@ class MemoryRows:
     def place(self, row: int) -> str:
         """Where a row is, in words."""
         return f"row {row} of {self._source}" if self._source else f"row {row}"
+
+
+class PartOfRows:
+    """The rows ``start`` to ``stop`` of others."""
+
+    def __init__(self, rows: Rows, start: int, stop: int):
+        self._rows, self._start = rows, start
+        self.n_rows, self.n_features, self.device = stop - start, rows.n_features, rows.device
+
+    def read(self, start: int, stop: int) -> Tensor:
+        """Rows ``start`` to ``stop`` of the part."""
+        return self._rows.read(self._start + start, self._start + stop)
+
+    def place(self, row: int) -> str:
+        """Where a row of the part is, in words."""
+        return self._rows.place(self._start + row)

@@ -1,0 +1,211 @@
+"""What models that learn by gradients are: networks around latent variables, and players against each other."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+
+from unveil.core.model import LikelihoodModel, Model
+from unveil.data.batch import Batch, Batches
+
+
+@dataclass(frozen=True)
+class Loss:
+    """What a minibatch costs.
+
+    Attributes
+    ----------
+    total : Tensor of shape ()
+        What is minimised, in nats (or the unit of the loss) for each step.
+    parts : dict of str to Tensor of shape ()
+        What people read beside it, such as reconstruction and Kullback-Leibler divergence, in the same unit.
+    """
+
+    total: Tensor
+    parts: dict[str, Tensor]
+
+
+class GradientModel(LikelihoodModel):
+    """A model whose loss has a gradient, for ``unveil.learn.sgd``.
+
+    ``objective`` has no randomness of its own: where a bound needs random numbers, it uses the same few for every item.
+    """
+
+    @abstractmethod
+    def loss(self, batch: Batch, generator: torch.Generator, epoch: float) -> Loss:
+        """What a minibatch costs after ``epoch`` passes over the data, on which warm-ups depend; infinity is after all of them."""
+
+
+class AdversarialModel(Model):
+    """Players with a loss each, for ``unveil.learn.adversarial``."""
+
+    @abstractmethod
+    def players(self) -> dict[str, nn.Module]:
+        """Who plays, by name, in the order in which they move; each moves its own parameters."""
+
+    @abstractmethod
+    def player_loss(self, player: str, batch: Batch, generator: torch.Generator) -> Loss:
+        """What a player has to pay on a minibatch."""
+
+    def after_move(self, player: str) -> None:
+        """Bring a player's parameters back to where they are allowed, after each of its moves."""
+
+
+class Noise:
+    """Where random numbers for latent variables come from: a generator, which gives each item its own, or all the same ones.
+
+    Shared numbers make a Monte Carlo estimate of each item a function of that item alone, whatever its company.
+    """
+
+    def __init__(self, generator: torch.Generator, *, shared: bool = False):
+        self._generator, self._shared = generator, shared
+
+    @classmethod
+    def fixed(cls, seed: int) -> Self:
+        """The same numbers for every item, and every time."""
+        return cls(torch.Generator().manual_seed(seed), shared=True)
+
+    def normal(self, like: Tensor) -> Tensor:
+        """Standard normal numbers in the shape of ``like``."""
+        return self._draw(torch.randn, like)
+
+    def uniform(self, like: Tensor) -> Tensor:
+        """Uniform numbers in [0, 1) in the shape of ``like``."""
+        return self._draw(torch.rand, like)
+
+    def _draw(self, function, like: Tensor) -> Tensor:
+        shape = (1, *like.shape[1:]) if self._shared else like.shape
+        numbers = function(shape, generator=self._generator, dtype=like.dtype, device=self._generator.device)
+        return numbers.to(like.device).expand_as(like)
+
+
+class Network(nn.Module, ABC):
+    """A function of each step, or of each sequence: values (n_steps, n_inputs) to (n_steps, n_outputs)."""
+
+    @abstractmethod
+    def forward(self, values: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """The outputs; ``lengths`` of the sequences matters to networks that look at more than one step."""
+
+    @abstractmethod
+    def first_weight(self) -> Tensor:
+        """What the inputs are multiplied with first, of shape (n_units, n_inputs)."""
+
+    @abstractmethod
+    def last_bias(self) -> Tensor:
+        """What is added to the outputs last, of shape (n_outputs,), or fewer where some outputs share it."""
+
+
+class Likelihood(nn.Module, ABC):
+    """A family p(x | decoder outputs) of observations of n_features numbers.
+
+    Attributes
+    ----------
+    n_features : int
+    n_outputs : int
+        How many numbers the decoder gives for each observation.
+    n_inputs : int
+        How many numbers the encoder takes.
+    """
+
+    n_features: int
+    n_outputs: int
+    n_inputs: int
+
+    @abstractmethod
+    def check(self, values: Tensor) -> None:
+        """Raise InputError where values are outside of the family's range."""
+
+    @abstractmethod
+    def initialize(self, values: Tensor) -> None:
+        """Set what depends on the scale of the data, from some steps (n, n_features)."""
+
+    @abstractmethod
+    def start_bias(self, values: Tensor) -> Tensor:
+        """Decoder outputs (n_outputs,) that fit the data best before anything is known of the latent variables."""
+
+    @abstractmethod
+    def encoder_input(self, values: Tensor) -> Tensor:
+        """The values as a network reads them best, of shape (n, n_inputs)."""
+
+    @abstractmethod
+    def log_density(self, values: Tensor, outputs: Tensor) -> Tensor:
+        """log p(x | outputs) in nats, of shape (..., n): outputs may have leading axes that values do not have."""
+
+    @abstractmethod
+    def mean(self, outputs: Tensor) -> Tensor:
+        """E[x | outputs], of shape (..., n, n_features)."""
+
+    @abstractmethod
+    def sample(self, outputs: Tensor, generator: torch.Generator) -> Tensor:
+        """One observation for each row of outputs, of shape (n, n_features)."""
+
+
+class Latent(nn.Module, ABC):
+    """A family of latent variables: their prior p(z), and the approximate posterior q(z | x) that the encoder's statistics describe.
+
+    Attributes
+    ----------
+    n_latent : int
+        The dimension of what the decoder takes.
+    n_statistics : int
+        How many numbers the encoder gives for each step.
+    """
+
+    n_latent: int
+    n_statistics: int
+
+    @abstractmethod
+    def initialize(self, generator: torch.Generator) -> None:
+        """Choose starting parameters, where there are any."""
+
+    @abstractmethod
+    def draw(self, statistics: Tensor, noise: Noise, epoch: float) -> Tensor:
+        """z ~ q(z | x), differentiable, of shape (n, n_codes)."""
+
+    @abstractmethod
+    def divergence(self, statistics: Tensor, codes: Tensor, epoch: float) -> Tensor:
+        """KL(q(z | x) || p(z)) in nats, dimension by dimension (n, n_codes) where it is a sum over them, else (n, 1)."""
+
+    @abstractmethod
+    def mean(self, statistics: Tensor) -> Tensor:
+        """E[z | x] under q, of shape (n, n_codes)."""
+
+    @abstractmethod
+    def observe(self, codes: Tensor) -> Tensor:
+        """What the decoder takes, of shape (..., n_latent)."""
+
+    @abstractmethod
+    def sample(self, n_samples: int, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
+        """Codes from the prior (n, n_codes), and the class (n,) of each where there are classes."""
+
+    def settle(self, squares: Tensor) -> None:
+        """Take in E[z^2] of the codes of the data that was learned from, of shape (n_codes,): for priors that follow the data."""
+
+
+class HasDensities(ABC):
+    """Latent variables whose prior and posterior have densities, so that log p(x) can be estimated by importance sampling."""
+
+    @abstractmethod
+    def log_prior(self, codes: Tensor) -> Tensor:
+        """log p(z) in nats, of shape (...)."""
+
+    @abstractmethod
+    def log_posterior(self, codes: Tensor, statistics: Tensor) -> Tensor:
+        """log q(z | x) in nats, of shape (...)."""
+
+
+class TwoStepModel(LikelihoodModel):
+    """A model that is learned in two steps: first how latent variables become data, then how they are distributed."""
+
+    @abstractmethod
+    def encode(self, batches: Batches) -> Batches:
+        """The latent variables of data, for the second step."""
+
+    @abstractmethod
+    def steps(self) -> Iterable[nn.Module]:
+        """What each step learns."""

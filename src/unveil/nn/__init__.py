@@ -1,0 +1,1 @@
+"""Networks, and what stands at their ends: families of observations, and of latent variables."""
