@@ -57,6 +57,10 @@ class Supervision:
     only_partial: bool = False
 
 
+def _can_sample(estimator: Estimator) -> bool:
+    return estimator.can_sample
+
+
 def _has_likelihood(estimator: Estimator) -> bool:
     return estimator.has_likelihood
 
@@ -85,6 +89,7 @@ class Estimator(BaseEstimator, ABC):
     supervision: ClassVar[Supervision | None] = None
     saved_as: ClassVar[dict[str, Callable[[Any], Any]]] = {}
     has_likelihood: ClassVar[bool] = True  # without one there is nothing to score
+    can_sample: ClassVar[bool] = True
     learns_in_epochs: ClassVar[bool] = False  # then ``learn`` also takes a ``Run``
 
     model_: Any
@@ -172,6 +177,7 @@ class Estimator(BaseEstimator, ABC):
         return float(values.mean())
 
     @final
+    @available_if(_can_sample)
     def sample(self, n_samples: int = 1, *, length: int = 1, random_state: Any = None) -> tuple[Any, Any]:
         """Draw from the fitted distribution.
 

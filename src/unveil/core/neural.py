@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,6 +13,8 @@ from torch import Tensor, nn
 
 from unveil.core.model import LikelihoodModel, Model
 from unveil.data.batch import Batch, Batches
+
+START_SAMPLE = 20000  # steps that scales and biases are taken from
 
 
 @dataclass(frozen=True)
@@ -137,6 +140,10 @@ class Likelihood(nn.Module, ABC):
         """log p(x | outputs) in nats, of shape (..., n): outputs may have leading axes that values do not have."""
 
     @abstractmethod
+    def best_log_density(self, values: Tensor) -> Tensor:
+        """The highest log-density (n,) that any outputs give to values; of shares in [0, 1], 0, as of zeros and ones."""
+
+    @abstractmethod
     def mean(self, outputs: Tensor) -> Tensor:
         """E[x | outputs], of shape (..., n, n_features)."""
 
@@ -152,11 +159,14 @@ class Latent(nn.Module, ABC):
     ----------
     n_latent : int
         The dimension of what the decoder takes.
+    n_codes : int
+        The dimension of z.
     n_statistics : int
         How many numbers the encoder gives for each step.
     """
 
     n_latent: int
+    n_codes: int
     n_statistics: int
 
     @abstractmethod
@@ -197,6 +207,83 @@ class HasDensities(ABC):
     @abstractmethod
     def log_posterior(self, codes: Tensor, statistics: Tensor) -> Tensor:
         """log q(z | x) in nats, of shape (...)."""
+
+
+class CodingModel(GradientModel):
+    """An encoder, latent variables, a decoder and a family of observations, and what they do whatever the loss is.
+
+    Parameters
+    ----------
+    encoder, decoder : Network
+    latent : Latent
+    likelihood : Likelihood
+    """
+
+    def __init__(self, encoder: Network, latent: Latent, decoder: Network, likelihood: Likelihood):
+        super().__init__()
+        self.encoder, self.latent, self.decoder, self.likelihood = encoder, latent, decoder, likelihood
+
+    @torch.no_grad()
+    def initialize(self, batches: Batches, generator: torch.Generator) -> None:
+        """Make sure of the data's range, and start with what is known of its scale."""
+        for batch in batches:
+            self.likelihood.check(batch.values)
+        values = batches.sample_steps(START_SAMPLE, generator)[0]
+        for part in (self.encoder, self.decoder):
+            start(part, generator)
+        self.latent.initialize(generator)
+        self.likelihood.initialize(values)
+        bias = self.decoder.last_bias()
+        bias.copy_(self.likelihood.start_bias(values).reshape(len(bias), -1).mean(1))  # the mean of those that share one
+
+    def ready(self, batch: Batch) -> Batch:
+        """A batch in the type that the networks work in, after a look at its range."""
+        self.likelihood.check(batch.values)
+        return batch.to(dtype=self.dtype)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type that the networks work in."""
+        return next(self.decoder.parameters()).dtype
+
+    def encode(self, batch: Batch) -> Tensor:
+        """What is known of the latent variables, of shape (n_steps, n_statistics)."""
+        return self.encoder(self.likelihood.encoder_input(batch.values), batch.lengths)
+
+    def decode(self, codes: Tensor, batch: Batch | None = None) -> Tensor:
+        """What p(x | z) is made of, of shape (n_steps, n_outputs); the sequences are those of a batch, or each step is one."""
+        return self.decoder(self.latent.observe(codes), None if batch is None else batch.lengths)
+
+    def codes(self, batch: Batch) -> Tensor:
+        """E[z | x] of each step, of shape (n_steps, n_codes)."""
+        return self.latent.mean(self.encode(self.ready(batch)))
+
+    def reconstruct(self, batch: Batch) -> Tensor:
+        """E[x | z] at z = E[z | x], of shape (n_steps, n_features)."""
+        return self.likelihood.mean(self.decode(self.codes(batch), batch))
+
+
+def start(module: nn.Module, generator: torch.Generator) -> None:
+    """Torch's usual start of linear, convolutional and recurrent layers: uniform within one over the root of the inputs."""
+    for part in module.modules():
+        own = dict(part.named_parameters(recurse=False))
+        if not own:
+            continue
+        bound = _fan_in(part) ** -0.5
+        with torch.no_grad():
+            for parameter in own.values():
+                parameter.uniform_(-bound, bound, generator=generator)
+
+
+def _fan_in(part: nn.Module) -> int:
+    """How many numbers each output of a layer is made of."""
+    if isinstance(part, nn.RNNBase):
+        return part.hidden_size
+    weight = part.weight
+    assert isinstance(weight, Tensor)
+    if isinstance(part, (nn.ConvTranspose1d, nn.ConvTranspose2d)):
+        return weight.shape[0] * weight[0, 0].numel() // math.prod(part.stride)
+    return weight[0].numel()
 
 
 class TwoStepModel(LikelihoodModel):

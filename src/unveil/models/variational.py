@@ -7,25 +7,21 @@ from __future__ import annotations
 
 import math
 import warnings
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from torch import Tensor
 
 from unveil.core.constraints import choice, integer, real
 from unveil.core.estimator import as_array
-from unveil.core.neural import GradientModel, HasDensities, Latent, Likelihood, Loss, Network, Noise
+from unveil.core.neural import CodingModel, HasDensities, Latent, Likelihood, Loss, Network, Noise
 from unveil.data.batch import Batch, Batches
-from unveil.data.layout import as_numeric
 from unveil.errors import IdentifiabilityWarning, InputError
 from unveil.learn.sgd import DTYPES, SGD_CONSTRAINTS
-from unveil.nn.architectures import ARCHITECTURE_CONSTRAINTS, decoder, encoder
-from unveil.nn.conv import shape_of_row
-from unveil.nn.layers import start
+from unveil.models.coding import CodesMixin, check_fewer_latent
+from unveil.nn.architectures import ARCHITECTURE_CONSTRAINTS
 from unveil.nn.likelihoods import LIKELIHOODS, variance_setting
 
-START_SAMPLE = 20000  # steps that scales and biases are taken from
 BOUND_DRAWS = 8  # of the latent variables, for a bound that is evaluated
 BOUND_SEED = 11
 ACTIVE = 0.01  # nats, or variance of the mean: a latent dimension with less says nothing about the data (Burda et al., 2016)
@@ -44,7 +40,7 @@ VARIATIONAL_CONSTRAINTS = (
 )
 
 
-class VariationalModel(GradientModel):
+class VariationalModel(CodingModel):
     """p(x, z) = p(z) p(x | decoder(z)), with q(z | encoder(x)) beside it.
 
     The loss is ``E_q[-log p(x | z)] + beta KL(q(z | x) || p(z))`` for each step, in nats. The objective is the evidence lower bound,
@@ -64,23 +60,10 @@ class VariationalModel(GradientModel):
     def __init__(
         self, encoder: Network, latent: Latent, decoder: Network, likelihood: Likelihood, beta: float = 1.0, warmup: float = 0.0
     ):
-        super().__init__()
-        self.encoder, self.latent, self.decoder, self.likelihood = encoder, latent, decoder, likelihood
+        super().__init__(encoder, latent, decoder, likelihood)
         self._beta, self._warmup = beta, warmup
         for name in ("divergences", "code_means", "code_squares"):
             self.register_buffer(name, torch.zeros(0))
-
-    @torch.no_grad()
-    def initialize(self, batches: Batches, generator: torch.Generator) -> None:
-        """Make sure of the data's range, and start with what is known of its scale."""
-        for batch in batches:
-            self.likelihood.check(batch.values)
-        values = batches.sample_steps(START_SAMPLE, generator)[0]
-        for part in (self.encoder, self.decoder):
-            start(part, generator)
-        self.latent.initialize(generator)
-        self.likelihood.initialize(values)
-        start_decoder_at(self.decoder, self.likelihood.start_bias(values))
 
     def loss(self, batch: Batch, generator: torch.Generator, epoch: float) -> Loss:
         """Means over the steps of a minibatch."""
@@ -129,32 +112,6 @@ class VariationalModel(GradientModel):
             total = torch.logaddexp(total, per_sequence(weight, batch).double())
         return total - math.log(n_draws)
 
-    def ready(self, batch: Batch) -> Batch:
-        """A batch in the type that the networks work in, after a look at its range."""
-        self.likelihood.check(batch.values)
-        return batch.to(dtype=self.dtype)
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The type that the networks work in."""
-        return next(self.decoder.parameters()).dtype
-
-    def encode(self, batch: Batch) -> Tensor:
-        """What q(z | x) is made of, of shape (n_steps, n_statistics)."""
-        return self.encoder(self.likelihood.encoder_input(batch.values), batch.lengths)
-
-    def decode(self, codes: Tensor, batch: Batch | None = None) -> Tensor:
-        """What p(x | z) is made of, of shape (n_steps, n_outputs)."""
-        return self.decoder(self.latent.observe(codes), None if batch is None else batch.lengths)
-
-    def codes(self, batch: Batch) -> Tensor:
-        """E[z | x] of each step, of shape (n_steps, n_codes)."""
-        return self.latent.mean(self.encode(self.ready(batch)))
-
-    def reconstruct(self, batch: Batch) -> Tensor:
-        """E[x | z] at z = E[z | x], of shape (n_steps, n_features)."""
-        return self.likelihood.mean(self.decode(self.codes(batch), batch))
-
     def sample(self, n_sequences: int, length: int, generator: torch.Generator) -> Batch:
         """Codes from the prior, and observations given these."""
         codes, classes = self.latent.sample(n_sequences * length, generator)
@@ -184,13 +141,6 @@ class VariationalModel(GradientModel):
         return sum(p.numel() for part in (self.latent, self.decoder, self.likelihood) for p in part.parameters())
 
 
-def start_decoder_at(network: Network, bias: Tensor) -> None:
-    """Let a decoder begin with outputs around ``bias``; where several share a parameter, it becomes their mean."""
-    with torch.no_grad():
-        own = network.last_bias()
-        own.copy_(bias.reshape(len(own), -1).mean(1))
-
-
 def per_sequence(values: Tensor, batch: Batch) -> Tensor:
     """Sums over the steps of each sequence, of shape (n_sequences,)."""
     if batch.holds_points:
@@ -198,75 +148,36 @@ def per_sequence(values: Tensor, batch: Batch) -> Tensor:
     return values.new_zeros(batch.n_sequences).index_add(0, batch.sequence_of_step.to(values.device), values)
 
 
-class VariationalMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
-    """What estimators of variational autoencoders can do beyond scores and samples."""
-
-    learns_in_epochs = True
-
-    @property
-    def items(self) -> Literal["points", "sequences"]:
-        """A recurrent network takes sequences, others points."""
-        return "sequences" if self.architecture == "recurrent" else "points"  # type: ignore[attr-defined]
+class VariationalMixin(CodesMixin):
+    """What estimators of variational autoencoders can do beyond scores, samples and codes."""
 
     def assemble(self, latent: Latent, n_features: int) -> VariationalModel:
         """The model around latent variables of some kind."""
-        self._check_size(n_features)
-        likelihood = LIKELIHOODS[self.likelihood](n_features, {"variance": self.variance, "n_values": self.n_values})  # type: ignore[attr-defined]
-        shape = shape_of_row(n_features, self.shape) if self.architecture == "conv" else ()  # type: ignore[attr-defined]
-        settings = self.hidden, self.activation, shape  # type: ignore[attr-defined]
-        inner = encoder(self.architecture, likelihood.n_inputs, settings[0], latent.n_statistics, *settings[1:])  # type: ignore[attr-defined]
-        outer = decoder(self.architecture, latent.n_latent, settings[0], likelihood.n_outputs, *settings[1:])  # type: ignore[attr-defined]
-        model = VariationalModel(inner, latent, outer, likelihood, self.beta, self.warmup)  # type: ignore[attr-defined]
-        return model.to(DTYPES[self.dtype])  # type: ignore[attr-defined]
-
-    def _check_size(self, n_features: int) -> None:
-        if self.n_latent > n_features:  # type: ignore[attr-defined]
-            raise InputError(
-                f"n_latent={self.n_latent} but X has {n_features} features; the latent variables are fewer, lower n_latent"  # type: ignore[attr-defined]
-            )
-
-    def transform(self, X: Any, *, lengths: Any = None) -> Any:
-        """E[z | x] of each row, of shape (n, n_codes)."""
-        codes, layout = self._map(X, lengths, self._fitted_model().codes)  # type: ignore[attr-defined]
-        return layout.per_step(codes)
-
-    def reconstruct(self, X: Any, *, lengths: Any = None) -> Any:
-        """The rows as the model says them again, E[x | z] at z = E[z | x], of the shape of X."""
-        values, layout = self._map(X, lengths, self._fitted_model().reconstruct)  # type: ignore[attr-defined]
-        return layout.per_step(values)
-
-    def inverse_transform(self, Z: Any) -> Any:
-        """The observations E[x | z] (n, n_features) that codes (n, n_codes) stand for; of a recurrent network, of one sequence."""
-        model = self._fitted_model()  # type: ignore[attr-defined]
-        codes = torch.as_tensor(as_numeric(Z, "Z"), dtype=model.dtype)
-        whole = Batch(codes, torch.tensor([0, len(codes)])) if self.items == "sequences" else None
-        with torch.no_grad():
-            return as_array(model.likelihood.mean(model.decode(codes.to(next(model.parameters()).device), whole)))
+        check_fewer_latent(self.n_latent, n_features)
+        likelihood = LIKELIHOODS[self.likelihood](n_features, {"variance": self.variance, "n_values": self.n_values})
+        inner, outer = self.networks(latent, likelihood)
+        return VariationalModel(inner, latent, outer, likelihood, self.beta, self.warmup).to(DTYPES[self.dtype])
 
     def bound(self, X: Any, *, lengths: Any = None) -> tuple[Any, Any]:
         """The two parts of minus ``score_samples`` for each row, in nats: reconstruction and Kullback-Leibler divergence."""
-        parts, layout = self._map(X, lengths, lambda batch: torch.stack(self._fitted_model().bound(batch), 1))  # type: ignore[attr-defined]
+        parts, layout = self._map(X, lengths, lambda batch: torch.stack(self._fitted_model().bound(batch), 1))
         return layout.per_step(parts[:, 0]), layout.per_step(parts[:, 1])
 
     @property
     def kl_per_dimension_(self) -> Any:
         """How much each latent dimension says about the data it was learned from, in nats: mean KL(q(z_l | x) || p(z_l))."""
-        return as_array(self._fitted_model().divergences)  # type: ignore[attr-defined]
+        return as_array(self._fitted_model().divergences)
 
     @property
     def code_variances_(self) -> Any:
         """The variance over the data of E[z_l | x]: 0 for a dimension that is not used."""
-        model = self._fitted_model()  # type: ignore[attr-defined]
+        model = self._fitted_model()
         return as_array(model.code_squares - model.code_means.square())
 
     @property
     def n_active_(self) -> int:
         """The number of active units: latent dimensions whose mean varies over the data by more than 0.01."""
         return int((self.code_variances_ > ACTIVE).sum())
-
-    @property
-    def _n_features_out(self) -> int:
-        return len(self.code_variances_)
 
     def settled(self, model: VariationalModel, batches: Batches) -> None:
         """After learning: take down how the latent variables are used, and warn where most of them are not."""

@@ -29,12 +29,14 @@ def units(name: str, value: Any) -> None:
 ARCHITECTURE_CONSTRAINTS = {"architecture": choice(*ARCHITECTURES), "hidden": units, "activation": choice(*ACTIVATIONS)}
 
 
-def encoder(architecture: str, n_inputs: int, hidden: Any, n_outputs: int, activation: str, shape: Sequence[int] = ()) -> Network:
+def encoder(
+    architecture: str, n_inputs: int, n_outputs: int, hidden: Any, activation: str = "relu", shape: Sequence[int] = ()
+) -> Network:
     """A network from data to statistics of latent variables; ``hidden`` is given from the data inwards.
 
     Examples
     --------
-    >>> encoder("mlp", 784, (400,), 40, "relu").first_weight().shape
+    >>> encoder("mlp", 784, 40, (400,)).first_weight().shape
     torch.Size([400, 784])
     """
     sizes = as_sizes(hidden)
@@ -45,7 +47,9 @@ def encoder(architecture: str, n_inputs: int, hidden: Any, n_outputs: int, activ
     return GRU(n_inputs, _only(sizes), n_outputs, "both")
 
 
-def decoder(architecture: str, n_inputs: int, hidden: Any, n_outputs: int, activation: str, shape: Sequence[int] = ()) -> Network:
+def decoder(
+    architecture: str, n_inputs: int, n_outputs: int, hidden: Any, activation: str = "relu", shape: Sequence[int] = ()
+) -> Network:
     """A network from latent variables to parameters of a family of observations; ``hidden`` is given from the data inwards."""
     sizes = as_sizes(hidden)[::-1]
     if architecture == "mlp" or not sizes:

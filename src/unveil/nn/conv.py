@@ -26,7 +26,7 @@ def shape_of_row(n_features: int, shape: Sequence[int] | None = None) -> tuple[i
     if shape is not None:
         if math.prod(shape) != n_features or len(shape) not in (2, 3):
             raise ParameterError(
-                f"shape={tuple(shape)} for rows of {n_features} numbers; expected (channels, height, width) or (channels, length) of as many"
+                f"shape={tuple(shape)} for rows of {n_features} numbers; expected (channels, height, width) or (channels, length)"
             )
         return tuple(int(side) for side in shape)
     side = math.isqrt(n_features)

@@ -86,6 +86,10 @@ class Gaussian(_Standardized):
             return outputs, self.log_variance.clamp_min(LEAST_LOG_VARIANCE)
         return outputs, math.log(self._variance) - 2 * self.scale.log()  # a number, in units of the scale
 
+    def best_log_density(self, values: Tensor) -> Tensor:
+        """At m = x, where the variance is settled; without bound where it is not."""
+        return self.log_density(values, self._standardized(values))
+
     def mean(self, outputs: Tensor) -> Tensor:
         """m."""
         return self.location + self.scale * outputs[..., : self.n_features]
@@ -126,6 +130,10 @@ class Bernoulli(Likelihood):
         """sum_d [x_d log p_d + (1 - x_d) log(1 - p_d)]: minus the cross-entropy, whose logarithms never meet a zero."""
         values = values.expand_as(outputs)
         return -functional.binary_cross_entropy_with_logits(outputs, values, reduction="none").sum(-1)
+
+    def best_log_density(self, values: Tensor) -> Tensor:
+        """0, as of zeros and ones: minus the log-density is then the cross-entropy."""
+        return values.new_zeros(len(values))
 
     def mean(self, outputs: Tensor) -> Tensor:
         """p."""
@@ -169,6 +177,10 @@ class Power(_Standardized):
         """-sum_f [x_f / v_f + log(pi v_f)], with the floor added to x."""
         return -((values + self.floor) * (-outputs).exp() + outputs).sum(-1) - self.n_features * math.log(math.pi)
 
+    def best_log_density(self, values: Tensor) -> Tensor:
+        """At v = x: what is missing to it is the Itakura-Saito divergence."""
+        return self.log_density(values, (values + self.floor).log())
+
     def mean(self, outputs: Tensor) -> Tensor:
         """v."""
         return outputs.exp()
@@ -204,6 +216,10 @@ class Poisson(_Standardized):
     def log_density(self, values: Tensor, outputs: Tensor) -> Tensor:
         """sum_d [x_d log r_d - r_d - log x_d!]: minus the generalised Kullback-Leibler divergence, and a constant."""
         return (values * outputs - outputs.exp() - torch.lgamma(values + 1)).sum(-1)
+
+    def best_log_density(self, values: Tensor) -> Tensor:
+        """At r = x: what is missing to it is the generalised Kullback-Leibler divergence."""
+        return (torch.xlogy(values, values) - values - torch.lgamma(values + 1)).sum(-1)
 
     def mean(self, outputs: Tensor) -> Tensor:
         """r."""
@@ -261,6 +277,10 @@ class Categorical(Likelihood):
         logits = self._logits(outputs)
         index = values.long().unsqueeze(-2).expand(*logits.shape[:-2], 1, self.n_features)
         return logits.gather(-2, index).squeeze(-2).sum(-1)
+
+    def best_log_density(self, values: Tensor) -> Tensor:
+        """0: all on the right values."""
+        return values.new_zeros(len(values))
 
     def mean(self, outputs: Tensor) -> Tensor:
         """The most probable value."""

@@ -35,7 +35,7 @@ class NormalLatent(Latent, HasDensities):
 
     def __init__(self, n_latent: int):
         super().__init__()
-        self.n_latent, self.n_statistics = n_latent, 2 * n_latent
+        self.n_latent, self.n_codes, self.n_statistics = n_latent, n_latent, 2 * n_latent
 
     def initialize(self, generator: torch.Generator) -> None:
         """There are no parameters."""
@@ -79,7 +79,7 @@ class MixtureLatent(Latent, HasDensities):
 
     def __init__(self, n_latent: int, n_clusters: int):
         super().__init__()
-        self.n_latent, self.n_statistics, self.n_clusters = n_latent, 2 * n_latent, n_clusters
+        self.n_latent, self.n_codes, self.n_statistics, self.n_clusters = n_latent, n_latent, 2 * n_latent, n_clusters
         self.logits = nn.Parameter(torch.zeros(n_clusters))
         self.means = nn.Parameter(torch.zeros(n_clusters, n_latent))
         self.log_variances = nn.Parameter(torch.zeros(n_clusters, n_latent))
