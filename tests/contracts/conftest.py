@@ -33,6 +33,11 @@ CHEAP = {
     "tol": 0.0,
     "random_state": 0,
     "reduce": "serial",
+    "n_latent": 2,
+    "hidden": 8,
+    "batch_size": 16,
+    "max_epochs": 2,
+    "dtype": "float64",
 }
 VARIANTS = {
     "covariance_type": COVARIANCE_TYPES,
@@ -64,7 +69,7 @@ QUICK = {  # of estimators that share their model with GaussianHMM or GaussianMi
     "CategoricalHMM": ("transitions", "init"),
     "MixtureOfHMMs": ("covariance_type", "transitions", "init"),
 }
-VERBS = ("predict", "predict_proba", "filter_proba", "predict_states", "transform", "score_samples")
+VERBS = ("predict", "predict_proba", "filter_proba", "predict_states", "transform", "score_samples", "discriminate")
 N_FEATURES = 4  # unlike any number of classes, so that no axis can be taken for another
 
 
@@ -77,7 +82,12 @@ class Case:
 
     @property
     def takes_sequences(self):
-        return self.cls.items == "sequences"
+        return self.new().items == "sequences"
+
+    @property
+    def limit(self):
+        """The name of the parameter that ends learning."""
+        return next(name for name in ("max_iter", "max_epochs") if name in inspect.signature(self.cls).parameters)
 
     @property
     def emission(self):
@@ -160,6 +170,17 @@ class Case:
         em(model, batches, max_iter=1, tol=0.0)
         forget(model)
         return model
+
+    @property
+    def scoring(self):
+        """The verb that makes one number of data, where there is one."""
+        return ("score",) if self.cls.has_likelihood else ()
+
+    def score(self, estimator, X):
+        """The score of data, or for a model without a likelihood the mean of its first output."""
+        if self.scoring:
+            return estimator.score(X)
+        return float(np.mean(flat(next(iter(self.outputs(estimator, X).values())))))
 
     def outputs(self, estimator, X, **arguments):
         """The result of each verb that the estimator has."""
@@ -265,6 +286,8 @@ def pytest_generate_tests(metafunc):
         ("point_case", [each for each in all_cases() if not each.takes_sequences]),
         ("sequence_case", [each for each in all_cases() if each.takes_sequences]),
         ("positive_case", [each for each in all_cases() if each.positive]),
+        ("scored_case", [each for each in all_cases() if each.scoring]),
+        ("drawn_case", [each for each in all_cases() if each.cls.can_sample]),
         ("warm_case", [each for each in all_cases() if "warm_start" in each.new().get_params()]),
         ("given_case", [each for each in all_cases() if each.starting_values]),
         ("em_case", slow_unless(is_first, em_variants())),

@@ -167,7 +167,7 @@ def models(json: bool = JSON_OPTION) -> None:
     for name, estimator in discover().items():
         summary = (estimator.__doc__ or "").strip().splitlines()[0]
         verbs = [verb for verb in VERBS if hasattr(estimator, verb)]
-        rows.append({"name": name, "items": estimator.items, "verbs": verbs, "summary": summary})
+        rows.append({"name": name, "items": estimator().items, "verbs": verbs, "summary": summary})
     if json:
         print_json(rows)
     else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import torch
@@ -120,8 +120,8 @@ class Likelihood(nn.Module, ABC):
     n_inputs: int
 
     @abstractmethod
-    def check(self, values: Tensor) -> None:
-        """Raise InputError where values are outside of the family's range."""
+    def check(self, batch: Batch) -> None:
+        """Raise InputError where a value is outside of the family's range."""
 
     @abstractmethod
     def initialize(self, values: Tensor) -> None:
@@ -186,6 +186,10 @@ class Latent(nn.Module, ABC):
         """E[z | x] under q, of shape (n, n_codes)."""
 
     @abstractmethod
+    def mean_square(self, statistics: Tensor) -> Tensor:
+        """E[z^2 | x] under q, of shape (n, n_codes)."""
+
+    @abstractmethod
     def observe(self, codes: Tensor) -> Tensor:
         """What the decoder takes, of shape (..., n_latent)."""
 
@@ -222,13 +226,15 @@ class CodingModel(GradientModel):
     def __init__(self, encoder: Network, latent: Latent, decoder: Network, likelihood: Likelihood):
         super().__init__()
         self.encoder, self.latent, self.decoder, self.likelihood = encoder, latent, decoder, likelihood
+        for name in ("code_means", "code_variances"):
+            self.register_buffer(name, torch.zeros(latent.n_codes))
 
     @torch.no_grad()
     def initialize(self, batches: Batches, generator: torch.Generator) -> None:
         """Make sure of the data's range, and start with what is known of its scale."""
         for batch in batches:
-            self.likelihood.check(batch.values)
-        values = batches.sample_steps(START_SAMPLE, generator)[0]
+            self.likelihood.check(batch)
+        values = batches.sample_steps(START_SAMPLE, generator)[0].contiguous()
         for part in (self.encoder, self.decoder):
             start(part, generator)
         self.latent.initialize(generator)
@@ -238,8 +244,8 @@ class CodingModel(GradientModel):
 
     def ready(self, batch: Batch) -> Batch:
         """A batch in the type that the networks work in, after a look at its range."""
-        self.likelihood.check(batch.values)
-        return batch.to(dtype=self.dtype)
+        self.likelihood.check(batch)
+        return replace(batch, values=batch.values.to(self.dtype).contiguous())
 
     @property
     def dtype(self) -> torch.dtype:
@@ -261,6 +267,19 @@ class CodingModel(GradientModel):
     def reconstruct(self, batch: Batch) -> Tensor:
         """E[x | z] at z = E[z | x], of shape (n_steps, n_features)."""
         return self.likelihood.mean(self.decode(self.codes(batch), batch))
+
+    @torch.no_grad()
+    def settle(self, batches: Batches) -> None:
+        """After learning: take down how codes are distributed on the data, which also tells priors that follow it."""
+        sums = torch.zeros(3, self.latent.n_codes, dtype=torch.float64)
+        for batch in batches:
+            statistics = self.encode(self.ready(batch))
+            mean, square = self.latent.mean(statistics).double(), self.latent.mean_square(statistics).double()
+            sums += torch.stack([mean.sum(0), mean.square().sum(0), square.sum(0)]).cpu()
+        mean, mean_square, square = sums / batches.n_steps
+        self.code_means.copy_(mean)
+        self.code_variances.copy_((mean_square - mean.square()).clamp_min(0))
+        self.latent.settle(square)
 
 
 def start(module: nn.Module, generator: torch.Generator) -> None:

@@ -6,7 +6,7 @@ import queue
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -18,6 +18,25 @@ from unveil.data.rows import MemoryRows
 BLOCK_BYTES = 16 << 20  # of a file that are read at once, and shuffled
 READ_AHEAD = 2  # blocks
 IN_MEMORY_BYTES = 1 << 30  # of float64 values: files with less are read once
+
+
+@dataclass(frozen=True)
+class Minibatch:
+    """A batch for one step.
+
+    Attributes
+    ----------
+    batch : Batch
+        What this process works on.
+    items : ndarray of int
+        The indices in the source of all items of the minibatch.
+    n_steps : int
+        How many steps these have, of which other processes may have taken a share.
+    """
+
+    batch: Batch
+    items: np.ndarray
+    n_steps: int
 
 
 class Minibatches:
@@ -49,7 +68,7 @@ class Minibatches:
     Examples
     --------
     >>> minibatches = Minibatches(Batches(MemoryRows(np.arange(5.0)[:, None])), 2, seed=0)
-    >>> sorted(torch.cat([batch.values[:, 0] for batch in minibatches.epoch(0)]).tolist())
+    >>> sorted(torch.cat([each.batch.values[:, 0] for each in minibatches.epoch(0)]).tolist())
     [0.0, 1.0, 2.0, 3.0, 4.0]
     """
 
@@ -69,7 +88,7 @@ class Minibatches:
         if self._in_memory:
             for _ in batches:  # looks for NaN and infinity
                 pass
-            values = batches.rows.read(0, batches.n_steps).to(self._device, dtype)
+            values = batches.rows.read(0, batches.n_steps).to(self._device, dtype).contiguous()
             weights = None if batches.weights is None else (batches.weights / batches.weights.mean()).to(self._device, dtype)
             batches = Batches(MemoryRows(values), batches.offsets, weights=weights, labels=batches.labels)
             self._values, self._offsets = values, torch.arange(batch_size + 1)
@@ -81,17 +100,18 @@ class Minibatches:
             return -(-self._batches.n_sequences // self.batch_size)
         return sum(len(_even_parts(stop - start, self.batch_size)) for start, stop in self._blocks())
 
-    def epoch(self, number: int, skip: int = 0) -> Iterator[tuple[np.ndarray, Batch]]:
-        """The minibatches of an epoch after the first ``skip``, each with the indices of its items in the source."""
+    def epoch(self, number: int, skip: int = 0) -> Iterator[Minibatch]:
+        """The minibatches of an epoch after the first ``skip``."""
         order = np.random.default_rng((self._seed, number))
         source = self._indexed(order, skip) if self._in_memory else self._read_ahead(order, skip)
         return source if self._share[1] == 1 else self._shared(source)
 
-    def _indexed(self, order: np.random.Generator, skip: int) -> Iterator[tuple[np.ndarray, Batch]]:
+    def _indexed(self, order: np.random.Generator, skip: int) -> Iterator[Minibatch]:
         shuffled = order.permutation(self._batches.n_sequences)
         for start in range(skip * self.batch_size, len(shuffled), self.batch_size):
             items = shuffled[start : start + self.batch_size]
-            yield items, self._take(items)
+            batch = self._take(items)
+            yield Minibatch(batch, items, batch.n_steps)
 
     def _take(self, items: np.ndarray) -> Batch:
         if self._batches.offsets is not None:
@@ -111,7 +131,7 @@ class Minibatches:
         edges = self._batches.replace(batch_steps=steps).edges()
         return list(pairwise(edges))
 
-    def _read_ahead(self, order: np.random.Generator, skip: int) -> Iterator[tuple[np.ndarray, Batch]]:
+    def _read_ahead(self, order: np.random.Generator, skip: int) -> Iterator[Minibatch]:
         """Minibatches of blocks that a thread reads; the time that they are waited for is counted."""
         blocks = self._blocks()
         line: queue.Queue = queue.Queue(READ_AHEAD)
@@ -132,7 +152,8 @@ class Minibatches:
                         skip -= 1
                         continue
                     chosen = shuffled[items]
-                    yield start + chosen, block.take(chosen)
+                    batch = block.take(chosen)
+                    yield Minibatch(batch, start + chosen, batch.n_steps)
         finally:
             ended.set()
 
@@ -151,15 +172,15 @@ class Minibatches:
             if ended.is_set():
                 return
 
-    def _shared(self, source: Iterator[tuple[np.ndarray, Batch]]) -> Iterator[tuple[np.ndarray, Batch]]:
+    def _shared(self, source: Iterator[Minibatch]) -> Iterator[Minibatch]:
         """This process's share of each minibatch; its weights make the mean over processes the mean over the minibatch."""
         rank, n_processes = self._share
-        for items, batch in source:
-            mine = np.arange(rank, len(items), n_processes)
-            share = as_batches(batch).take(mine if len(mine) else np.zeros(1, dtype=int))
+        for whole in source:
+            mine = np.arange(rank, len(whole.items), n_processes)
+            share = as_batches(whole.batch).take(mine if len(mine) else np.zeros(1, dtype=int))
             weights = share.values.new_ones(share.n_sequences) if share.weights is None else share.weights
-            scale = n_processes * share.n_steps / batch.n_steps if len(mine) else 0.0
-            yield items, replace(share, weights=weights * scale)
+            scale = n_processes * share.n_steps / whole.n_steps if len(mine) else 0.0
+            yield replace(whole, batch=replace(share, weights=weights * scale))
 
 
 def _even_parts(n_items: int, size: int) -> list[np.ndarray]:

@@ -121,7 +121,7 @@ def log_marginal(
     return ImportanceEstimate(log_total - math.log(n_draws), effective, n_draws)
 
 
-def find_modes(log_joint: LogJoint, starts: Tensor, *, n_steps: int = 150, step_size: float = 0.03) -> Tensor:
+def find_modes(log_joint: LogJoint, starts: Tensor, *, n_steps: int = 150, step_size: float = 0.1) -> Tensor:
     """The largest log p(x_i, z_i) of each item that gradient steps (Adam) pass on their way from several starts.
 
     Parameters
@@ -132,7 +132,7 @@ def find_modes(log_joint: LogJoint, starts: Tensor, *, n_steps: int = 150, step_
         All in one batch; encoded means, or draws of the prior that happen to be near.
     n_steps : int
     step_size : float
-        Of the first step, in units of the latent variables; it falls to zero linearly.
+        About how far each step goes, in units of the latent variables: a tenth of their standard deviation or less.
 
     Returns
     -------
@@ -140,7 +140,6 @@ def find_modes(log_joint: LogJoint, starts: Tensor, *, n_steps: int = 150, step_
     """
     points = starts.detach().clone().requires_grad_()
     optimizer = torch.optim.Adam([points], lr=step_size, betas=(0.9, 0.99))  # the steep first steps are soon forgotten
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / (n_steps + 1))
     best, modes = torch.full(starts.shape[:-1], -torch.inf, dtype=torch.float64, device=starts.device), starts.detach().clone()
     for step in range(n_steps + 1):
         values = log_joint(points)
@@ -151,7 +150,6 @@ def find_modes(log_joint: LogJoint, starts: Tensor, *, n_steps: int = 150, step_
         if step < n_steps:
             (points.grad,) = torch.autograd.grad(-values.sum(), points)
             optimizer.step()
-            schedule.step()
     winners = best.argmax(0)
     return modes[winners, torch.arange(len(winners), device=winners.device)]
 

@@ -29,6 +29,8 @@ class Checkpoint:
         Made where it is not there.
     identity : dict
         What a checkpoint must have been made by: "estimator", "parameters" and "data".
+    writes : bool
+        Whether this process keeps states, or another that it learns with.
 
     Raises
     ------
@@ -46,13 +48,18 @@ class Checkpoint:
     {'epoch': 3, 'generator': tensor([1, 2])}
     """
 
-    def __init__(self, folder: Path, identity: dict[str, Any]):
-        self.file, self.log = folder / FILE, folder / LOG
+    def __init__(self, folder: Path, identity: dict[str, Any], *, writes: bool = True):
+        self.file, self.log, self.writes = folder / FILE, folder / LOG, writes
         self._identity = json.loads(json.dumps(identity))
-        check_writable(self.file)
+        if writes:
+            check_writable(self.file)
+            for unfinished in folder.glob(f".{self.file.stem}-*{self.file.suffix}"):  # of a process that was killed
+                unfinished.unlink(missing_ok=True)
 
     def write(self, state: dict[str, Any]) -> None:
         """Keep a state: nested dictionaries and lists of tensors, numbers and text."""
+        if not self.writes:
+            return
         tensors: dict[str, Tensor] = {}
         header = {"training": self._identity, "state": _without_tensors(state, "state", tensors)}
         write_model(self.file, header, tensors)

@@ -158,7 +158,7 @@ def sgd(
             precision=precision,
             processes=processes,
         )
-        checkpoint = Checkpoint(run.checkpoint, run.identity) if run.checkpoint else None
+        checkpoint = Checkpoint(run.checkpoint, run.identity, writes=processes.is_first) if run.checkpoint else None
         log = [JsonLines(checkpoint.log)] if checkpoint and processes.is_first else []
         history = train(
             descent,
@@ -167,7 +167,6 @@ def sgd(
             patience=patience,
             checkpoint=checkpoint,
             callbacks=(bar, *log, *run.callbacks),
-            writes=processes.is_first,
             patient_until=patient_until,
         )
     model.to(home)
@@ -241,7 +240,9 @@ class Descent:
         if self._held_out is None:
             return None
         generator, sums, n_steps = seeded(VALIDATION_SEED, self._generator.device), {}, 0
+        like = next(self.model.parameters())
         for batch in self._held_out:
+            batch = batch.to(like.device, like.dtype)
             with self._arithmetic():
                 parts = as_numbers(self.model.loss(batch, generator, math.inf))
             n_steps += batch.n_steps

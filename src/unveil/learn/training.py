@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from unveil.core.history import History
 from unveil.data.batch import Batch
-from unveil.data.minibatches import Minibatches, as_batches
+from unveil.data.minibatches import Minibatch, Minibatches, as_batches
 from unveil.errors import ConvergenceWarning, InputError
 from unveil.learn.checkpoint import Checkpoint
 
@@ -111,7 +111,6 @@ def train(
     patience: int | None = None,
     checkpoint: Checkpoint | None = None,
     callbacks: Iterable[Callable[[Epoch], bool | None]] = (),
-    writes: bool = True,
     patient_until: float = 0.0,
 ) -> History:
     """Make epochs until held-out data has not gained for ``patience`` of them, and leave the model as it was at its best.
@@ -130,8 +129,6 @@ def train(
         Where the training is kept, every minute and after the last epoch, and where it goes on from.
     callbacks : iterable of callable
         Each is called with an ``Epoch``, and stops the training by returning True.
-    writes : bool
-        Whether this process writes the checkpoint.
     patient_until : float
         Epochs before that, such as those of a warm-up, are neither best nor without gain.
 
@@ -152,7 +149,7 @@ def train(
         progress = Progress(**kept["progress"])
     history = History(**progress.history)
     good = procedure.state()
-    keeper = _Keeper(checkpoint if writes else None, procedure, progress, history)
+    keeper = _Keeper(checkpoint, procedure, progress, history)
     while progress.epoch < max_epochs and not history.converged:
         try:
             _epoch(procedure, minibatches, progress, keeper)
@@ -187,14 +184,14 @@ def copy_of(model: nn.Module) -> dict[str, Tensor]:
 def _epoch(procedure: Procedure, minibatches: Minibatches, progress: Progress, keeper: _Keeper) -> None:
     """One pass over the data, or what is left of it."""
     sums, n_minibatches = defaultdict(float, progress.sums), len(minibatches)
-    for items, batch in minibatches.epoch(progress.epoch, progress.done):
+    for minibatch in minibatches.epoch(progress.epoch, progress.done):
         epoch = progress.epoch + progress.done / n_minibatches
-        parts = procedure.step(batch, epoch)
+        parts = procedure.step(minibatch.batch, epoch)
         if not math.isfinite(parts["loss"]):
-            raise Diverged(_fault(procedure, items, batch, progress, parts["loss"]))
-        sums["weight"] += batch.n_steps
+            raise Diverged(_fault(procedure, minibatch, progress, parts["loss"]))
+        sums["weight"] += minibatch.n_steps
         for name, value in parts.items():
-            sums[name] += value * batch.n_steps
+            sums[name] += value * minibatch.n_steps
         progress.done += 1
         if keeper.is_due():
             progress.sums = dict(sums)
@@ -202,13 +199,13 @@ def _epoch(procedure: Procedure, minibatches: Minibatches, progress: Progress, k
     progress.sums = dict(sums)
 
 
-def _fault(procedure: Procedure, items: np.ndarray, batch: Batch, progress: Progress, loss: float) -> str:
+def _fault(procedure: Procedure, minibatch: Minibatch, progress: Progress, loss: float) -> str:
     """Which minibatch made the loss infinite, and which of its items, where single ones do."""
     where = f"the loss became {loss} in epoch {progress.epoch + 1}, minibatch {progress.done + 1}"
     if any(not bool(parameter.isfinite().all()) for parameter in procedure.model.parameters()):
-        return f"{where} ({_few(items)}) after a step that left infinite parameters"
-    source = as_batches(batch)
-    alone = [i for i in range(batch.n_sequences) if not math.isfinite(procedure.probe(source.take(np.array([i])), progress.epoch))]
+        return f"{where} ({_few(minibatch.items)}) after a step that left infinite parameters"
+    source, items = as_batches(minibatch.batch), minibatch.items
+    alone = [i for i in range(minibatch.batch.n_sequences) if not math.isfinite(procedure.probe(source.take(np.array([i])), progress.epoch))]
     return f"{where}, of {_few(items[alone])}" if alone else f"{where} ({_few(items)})"
 
 

@@ -47,6 +47,10 @@ class Code(Latent):
         """The code itself."""
         return self.activation(statistics)
 
+    def mean_square(self, statistics: Tensor) -> Tensor:
+        """The squared code."""
+        return self.activation(statistics).square()
+
     def observe(self, codes: Tensor) -> Tensor:
         """The code itself."""
         return codes
@@ -179,6 +183,8 @@ dtype, precision, random_state, verbose
 
     Attributes
     ----------
+    code_variances_ : ndarray of shape (n_latent,)
+        The variance of each number of the code over the data: 0 for one that is not used.
     history_ : History
         Its ``parts`` hold the distortion and the penalties of each epoch, also on held-out data.
 
@@ -267,12 +273,17 @@ dtype, precision, random_state, verbose
         self.random_state = random_state
         self.verbose = verbose
 
+    @property
+    def family(self) -> str:
+        """The family of observations whose log-likelihood is minus the loss."""
+        return LOSSES.get(self.loss, "gaussian")
+
     def build(self, n_features: int) -> AutoencoderModel:
         """Networks around a code."""
         if self.sparsity == 0:
             check_fewer_latent(self.n_latent, n_features)
         latent = Code(self.n_latent, self.code_activation)
-        likelihood = LIKELIHOODS[LOSSES[self.loss]](
+        likelihood = LIKELIHOODS[self.family](
             n_features, {"variance": 0.5}
         )  # minus log N(x; m, I / 2) is |x - m|^2, and a constant
         model = AutoencoderModel(
@@ -290,4 +301,6 @@ dtype, precision, random_state, verbose
 
     def learn(self, model: AutoencoderModel, batches: Batches, generator: torch.Generator, run: Run = Run()) -> History:
         """Gradients of the distortion and the penalties."""
-        return sgd(model, batches, generator, **sgd_settings(self, run))
+        history = sgd(model, batches, generator, **sgd_settings(self, run))
+        model.settle(batches)
+        return history

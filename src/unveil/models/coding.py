@@ -14,6 +14,7 @@ from unveil.data.layout import as_numeric
 from unveil.errors import InputError
 from unveil.nn.architectures import decoder, encoder
 from unveil.nn.conv import shape_of_row
+from unveil.nn.likelihoods import negative_is_wrong
 
 
 class CodesMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
@@ -25,6 +26,17 @@ class CodesMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
     def items(self) -> Literal["points", "sequences"]:
         """A recurrent network takes sequences, others points."""
         return "sequences" if self.architecture == "recurrent" else "points"
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.positive_only = negative_is_wrong(self.family)
+        tags.transformer_tags.preserves_dtype = []  # codes are in the type of the networks
+        return tags
+
+    @property
+    def family(self) -> str:
+        """The name of the family of observations."""
+        return self.likelihood
 
     def networks(self, latent: Latent, likelihood: Likelihood) -> tuple[Network, Network]:
         """Encoder and decoder of the chosen architecture."""
@@ -54,6 +66,11 @@ class CodesMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
         whole = Batch(codes, torch.tensor([0, len(codes)])) if self.items == "sequences" else None
         with torch.no_grad():
             return as_array(model.likelihood.mean(model.decode(codes, whole)))
+
+    @property
+    def code_variances_(self) -> Any:
+        """The variance of E[z_l | x] over the data that was learned from: 0 for a dimension that is not used."""
+        return as_array(self._fitted_model().code_variances)
 
     @property
     def _n_features_out(self) -> int:

@@ -168,7 +168,7 @@ class VAE(VariationalMixin, Estimator):
     def learn(self, model: VariationalModel, batches: Batches, generator: torch.Generator, run: Run = Run()) -> History:
         """Gradients of the bound; then a look at how the latent variables are used."""
         history = sgd(model, batches, generator, **sgd_settings(self, run), patient_until=self.warmup)
-        self.settled(model, batches)
+        self.after_learning(model, batches)
         return history
 
     def posterior(self, X: Any, *, lengths: Any = None) -> tuple[Any, Any]:

@@ -62,8 +62,7 @@ class VariationalModel(CodingModel):
     ):
         super().__init__(encoder, latent, decoder, likelihood)
         self._beta, self._warmup = beta, warmup
-        for name in ("divergences", "code_means", "code_squares"):
-            self.register_buffer(name, torch.zeros(0))
+        self.register_buffer("divergences", torch.zeros(self._divergence(torch.zeros(1, latent.n_statistics)).shape[1]))
 
     def loss(self, batch: Batch, generator: torch.Generator, epoch: float) -> Loss:
         """Means over the steps of a minibatch."""
@@ -121,20 +120,20 @@ class VariationalModel(CodingModel):
         outputs = self.decode(codes.to(where), blank)
         return Batch(self.likelihood.sample(outputs, generator), offsets, labels=classes)
 
+    def _divergence(self, statistics: Tensor) -> Tensor:
+        """KL(q || p) dimension by dimension, of shape (n, n_codes) or (n, 1), with the same few draws for each item."""
+        noise, codes = Noise.fixed(BOUND_SEED), []
+        for _ in range(BOUND_DRAWS):
+            codes.append(self.latent.draw(statistics, noise, math.inf))
+        return torch.stack([self.latent.divergence(statistics, each, math.inf) for each in codes]).mean(0)
+
     @torch.no_grad()
-    def settle(self, batches: Batches) -> None:
-        """Take down how the latent variables are used on the data, which also tells priors that follow it."""
-        n, divergences, means, squares, drawn = 0, 0.0, 0.0, 0.0, 0.0
-        noise = Noise(torch.Generator().manual_seed(BOUND_SEED))
+    def diagnose(self, batches: Batches) -> None:
+        """After learning: take down what each latent dimension says about the data, in nats."""
+        total = torch.zeros(self.divergences.shape, dtype=torch.float64)
         for batch in batches:
-            statistics = self.encode(self.ready(batch))
-            codes, mean = self.latent.draw(statistics, noise, math.inf), self.latent.mean(statistics)
-            divergences = divergences + self.latent.divergence(statistics, codes, math.inf).double().sum(0)
-            means, squares = means + mean.double().sum(0), squares + mean.double().square().sum(0)
-            drawn, n = drawn + codes.double().square().sum(0), n + len(codes)
-        for name, value in (("divergences", divergences), ("code_means", means), ("code_squares", squares)):
-            setattr(self, name, (torch.as_tensor(value) / n).to(self.dtype))
-        self.latent.settle(torch.as_tensor(drawn) / n)
+            total += self._divergence(self.encode(self.ready(batch))).double().sum(0).cpu()
+        self.divergences.copy_(total / batches.n_steps)
 
     def count_parameters(self) -> int:
         """Of the generative part: prior, decoder and likelihood; the encoder only serves inference."""
@@ -169,24 +168,18 @@ class VariationalMixin(CodesMixin):
         return as_array(self._fitted_model().divergences)
 
     @property
-    def code_variances_(self) -> Any:
-        """The variance over the data of E[z_l | x]: 0 for a dimension that is not used."""
-        model = self._fitted_model()
-        return as_array(model.code_squares - model.code_means.square())
-
-    @property
     def n_active_(self) -> int:
         """The number of active units: latent dimensions whose mean varies over the data by more than 0.01."""
         return int((self.code_variances_ > ACTIVE).sum())
 
-    def settled(self, model: VariationalModel, batches: Batches) -> None:
-        """After learning: take down how the latent variables are used, and warn where most of them are not."""
+    def after_learning(self, model: VariationalModel, batches: Batches) -> None:
+        """Take down how the latent variables are used, and warn where most of them are not."""
         model.settle(batches)
-        variances = (model.code_squares - model.code_means.square()).double()
-        n_active = int((variances > ACTIVE).sum())
-        if n_active < len(variances) / 2:
+        model.diagnose(batches)
+        n_codes, n_active = len(model.code_variances), int((model.code_variances > ACTIVE).sum())
+        if n_active < n_codes / 2:
             warnings.warn(
-                f"posterior collapse: {n_active} of {len(variances)} latent dimensions are active (their mean varies over the data by more "
+                f"posterior collapse: {n_active} of {n_codes} latent dimensions are active (their mean varies over the data by more "
                 f"than {ACTIVE}); lower n_latent or beta, raise warmup, or learn longer",
                 IdentifiabilityWarning,
                 stacklevel=3,

@@ -26,7 +26,19 @@ def units(name: str, value: Any) -> None:
         )
 
 
-ARCHITECTURE_CONSTRAINTS = {"architecture": choice(*ARCHITECTURES), "hidden": units, "activation": choice(*ACTIVATIONS)}
+def row_shape(name: str, value: Any) -> None:
+    """None, or channels and one or two sides."""
+    sides = value if isinstance(value, (tuple, list)) else ()
+    if value is not None and (len(sides) not in (2, 3) or not all(isinstance(side, int) and side >= 1 for side in sides)):
+        raise ParameterError(f"{name}={value!r}: expected (channels, height, width) or (channels, length)")
+
+
+ARCHITECTURE_CONSTRAINTS = {
+    "architecture": choice(*ARCHITECTURES),
+    "hidden": units,
+    "activation": choice(*ACTIVATIONS),
+    "shape": row_shape,
+}
 
 
 def encoder(

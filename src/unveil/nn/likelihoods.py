@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from unveil.core.neural import Likelihood
+from unveil.data.batch import Batch
 from unveil.errors import InputError, ParameterError
 
 LOG_2PI = math.log(2 * math.pi)
@@ -53,7 +54,7 @@ class Gaussian(_Standardized):
         if variance in ("features", "shared"):
             self.log_variance = nn.Parameter(torch.zeros(n_features if variance == "features" else ()))
 
-    def check(self, values: Tensor) -> None:
+    def check(self, batch: Batch) -> None:
         """Every finite number is in range."""
 
     def initialize(self, values: Tensor) -> None:
@@ -108,7 +109,7 @@ class Bernoulli(Likelihood):
         super().__init__()
         self.n_features = self.n_inputs = self.n_outputs = n_features
 
-    def check(self, values: Tensor) -> None:
+    def check(self, batch: Batch) -> None:
         """Shares in [0, 1]."""
         _check_range(
             values, 0.0, 1.0, "bernoulli", "numbers in [0, 1]; divide grey levels by their largest, or use likelihood='gaussian'"
@@ -156,9 +157,9 @@ class Power(_Standardized):
         super().__init__(n_features, n_features)
         self.register_buffer("floor", torch.zeros(()))
 
-    def check(self, values: Tensor) -> None:
+    def check(self, batch: Batch) -> None:
         """Powers are not negative."""
-        _check_range(values, 0.0, math.inf, "power", "powers, which are not negative; give squared magnitudes |X|^2")
+        _check_range(batch, 0.0, math.inf, "power", "powers, which are not negative; give squared magnitudes |X|^2")
 
     def initialize(self, values: Tensor) -> None:
         """The scale of the powers' logarithms: powers themselves span too many orders of magnitude for a network."""
@@ -197,9 +198,9 @@ class Poisson(_Standardized):
     def __init__(self, n_features: int):
         super().__init__(n_features, n_features)
 
-    def check(self, values: Tensor) -> None:
+    def check(self, batch: Batch) -> None:
         """Counts are not negative."""
-        _check_range(values, 0.0, math.inf, "poisson", "counts, which are not negative")
+        _check_range(batch, 0.0, math.inf, "poisson", "counts, which are not negative")
 
     def initialize(self, values: Tensor) -> None:
         """The scale of the counts' logarithms."""
@@ -245,12 +246,12 @@ class Categorical(Likelihood):
         self.n_features, self.n_values = n_features, n_values
         self.n_inputs = self.n_outputs = n_features * n_values
 
-    def check(self, values: Tensor) -> None:
+    def check(self, batch: Batch) -> None:
         """Whole numbers below K."""
         _check_range(
             values, 0.0, self.n_values - 1.0, "categorical", f"whole numbers from 0 to {self.n_values - 1}; raise n_values"
         )
-        if bool((values != values.round()).any()):
+        if bool((batch.values != batch.values.round()).any()):
             raise InputError("X holds fractions, but likelihood='categorical' takes whole numbers; round them")
 
     def initialize(self, values: Tensor) -> None:
@@ -309,9 +310,25 @@ def variance_setting(name: str, value: Any) -> None:
         raise ParameterError(f"{name}={value!r}: expected 'features', 'shared', 'network', or a number > 0")
 
 
-def _check_range(values: Tensor, least: float, most: float, name: str, expected: str) -> None:
-    if values.numel() == 0:
+def _check_range(batch: Batch, least: float, most: float, name: str, expected: str) -> None:
+    """Raise InputError where a value is below ``least`` or above ``most``."""
+    low, high = (float(each) for each in batch.values.aminmax())
+    if low >= least and high <= most:
         return
-    low, high = (float(each) for each in values.aminmax())
-    if low < least or high > most:
-        raise InputError(f"X holds {low if low < least else high:g}, but likelihood={name!r} takes {expected}")
+    wrong = low if low < least else high
+    row, column = (int(index) for index in (batch.values == wrong).nonzero()[0])
+    place = f"{_row(batch, row)}, column {column}"
+    what = "Negative values in data" if wrong < 0 else "Values out of range in data"
+    raise InputError(f"{what} passed to likelihood={name!r}: {wrong:g} at {place}; it takes {expected}")
+
+
+def _row(batch: Batch, row: int) -> str:
+    if batch.holds_points:
+        return f"row {batch.start + row}"
+    inside = int((batch.offsets <= row).sum()) - 1
+    return f"sequence {batch.start + inside}, step {row - int(batch.offsets[inside])}"
+
+
+def negative_is_wrong(likelihood: str) -> bool:
+    """Whether a family of observations has no negative values."""
+    return likelihood != "gaussian"

@@ -53,6 +53,11 @@ class NormalLatent(Latent, HasDensities):
         """m."""
         return normal_parts(statistics)[0]
 
+    def mean_square(self, statistics: Tensor) -> Tensor:
+        """m^2 + s^2."""
+        mean, log_variance = normal_parts(statistics)
+        return mean.square() + log_variance.exp()
+
     def observe(self, codes: Tensor) -> Tensor:
         """The codes themselves."""
         return codes
@@ -102,6 +107,11 @@ class MixtureLatent(Latent, HasDensities):
     def mean(self, statistics: Tensor) -> Tensor:
         """m."""
         return normal_parts(statistics)[0]
+
+    def mean_square(self, statistics: Tensor) -> Tensor:
+        """m^2 + s^2."""
+        mean, log_variance = normal_parts(statistics)
+        return mean.square() + log_variance.exp()
 
     def observe(self, codes: Tensor) -> Tensor:
         """The codes themselves."""
