@@ -16,7 +16,9 @@ import time
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.cases import CASES
+from benchmarks import cases, neural
+
+CASES = cases.CASES | neural.CASES
 
 
 def run_alone(case: str, contestant: str) -> dict:

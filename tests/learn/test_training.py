@@ -105,7 +105,9 @@ VAE(2, hidden=8, batch_size=16, learning_rate=1e-2, random_state=0, patience=Non
 @pytest.mark.parametrize("repeat", [0, *(pytest.param(i, marks=pytest.mark.slow) for i in range(1, 10))])
 def test_killed_at_a_random_moment_goes_on(tmp_path, repeat):
     """SIGKILL while a checkpoint is written in every step: there is always a whole one, and it is that of an uninterrupted run."""
-    process = subprocess.Popen([sys.executable, "-c", KILLED, tmp_path], stdout=subprocess.PIPE, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    process = subprocess.Popen(
+        [sys.executable, "-c", KILLED, tmp_path], stdout=subprocess.PIPE, env=os.environ | {"OMP_NUM_THREADS": "1"}
+    )
     process.stdout.readline()
     while not (tmp_path / FILE).exists():
         time.sleep(0.01)
@@ -194,7 +196,9 @@ def test_loss_that_diverges_later_goes_back_to_the_last_good_epoch(monkeypatch):
     settings = SETTINGS | {"validation_fraction": 0.0, "batch_size": 16}
     expected = VAE(2, **settings, max_epochs=2).fit(data())
     monkeypatch.setattr(Descent, "step", ruined)
-    with pytest.warns(ConvergenceWarning, match="epoch 3, minibatch 5.*infinite parameters; learning stopped with the model of epoch 2"):
+    with pytest.warns(
+        ConvergenceWarning, match="epoch 3, minibatch 5.*infinite parameters; learning stopped with the model of epoch 2"
+    ):
         stopped = VAE(2, **settings, max_epochs=9).fit(data())
     assert len(stopped.history_.objective) == 2
     mine, theirs = numbers_of(stopped), numbers_of(expected)
@@ -301,6 +305,7 @@ def test_small_file_is_read_into_memory_and_a_large_one_is_streamed(tmp_path, mo
     monkeypatch.setattr(unveil.data.minibatches, "IN_MEMORY_BYTES", 0)
     monkeypatch.setattr(unveil.data.minibatches, "BLOCK_BYTES", 8 * 5 * 200)
     streamed = VAE(2, **settings).fit(unveil.open_batches(tmp_path / "X.npy"))
-    assert_allclose(streamed.score(data(1000)), in_memory.score(data(1000)), rtol=0, atol=0.2)
+    assert_allclose(streamed.score(data(1000)), in_memory.score(data(1000)), rtol=0, atol=1.0)
+    assert streamed.score(data(1000)) > VAE(2, **settings | {"max_epochs": 1}).fit(data(1000)).score(data(1000)) + 1.0
     assert 0 <= streamed.history_.waiting < 1
     assert_same(VAE(2, **settings).fit(unveil.open_batches(tmp_path / "X.npy")), streamed)

@@ -84,13 +84,14 @@ class Minibatches:
     ):
         self.batch_size, self.waited = batch_size, 0.0
         self._seed, self._device, self._dtype, self._share = seed, torch.device(device), dtype, share
+        if batches.weights is not None:  # of mean 1: how much data there is does not change the size of a step
+            batches = batches.replace(weights=(batches.weights / batches.weights.mean()).to(self._device, dtype))
         self._in_memory = isinstance(batches.rows, MemoryRows)
         if self._in_memory:
             for _ in batches:  # looks for NaN and infinity
                 pass
             values = batches.rows.read(0, batches.n_steps).to(self._device, dtype).contiguous()
-            weights = None if batches.weights is None else (batches.weights / batches.weights.mean()).to(self._device, dtype)
-            batches = Batches(MemoryRows(values), batches.offsets, weights=weights, labels=batches.labels)
+            batches = batches.replace(rows=MemoryRows(values))
             self._values, self._offsets = values, torch.arange(batch_size + 1)
         self._batches = batches
 

@@ -205,7 +205,11 @@ def _fault(procedure: Procedure, minibatch: Minibatch, progress: Progress, loss:
     if any(not bool(parameter.isfinite().all()) for parameter in procedure.model.parameters()):
         return f"{where} ({_few(minibatch.items)}) after a step that left infinite parameters"
     source, items = as_batches(minibatch.batch), minibatch.items
-    alone = [i for i in range(minibatch.batch.n_sequences) if not math.isfinite(procedure.probe(source.take(np.array([i])), progress.epoch))]
+    alone = [
+        i
+        for i in range(minibatch.batch.n_sequences)
+        if not math.isfinite(procedure.probe(source.take(np.array([i])), progress.epoch))
+    ]
     return f"{where}, of {_few(items[alone])}" if alone else f"{where} ({_few(items)})"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,9 +11,11 @@ from sklearn.utils.metaestimators import available_if
 from unveil.core.constraints import integer
 from unveil.core.estimator import Estimator
 from unveil.core.history import History
+from unveil.core.neural import START_SAMPLE
 from unveil.core.run import Run
 from unveil.data.batch import Batches
 from unveil.learn.sgd import sgd, sgd_settings
+from unveil.learn.training import Epoch
 from unveil.models.variational import VARIATIONAL_CONSTRAINTS, VariationalMixin, VariationalModel
 from unveil.nn.normal_latent import MixtureLatent, NormalLatent, normal_parts
 
@@ -162,12 +165,27 @@ class VAE(VariationalMixin, Estimator):
 
     def build(self, n_features: int) -> VariationalModel:
         """Networks around Gaussian latent variables."""
-        mixture = self.n_clusters > 1
-        return self.assemble(MixtureLatent(self.n_latent, self.n_clusters) if mixture else NormalLatent(self.n_latent), n_features)
+        if self.n_clusters == 1:
+            return self.assemble(NormalLatent(self.n_latent), n_features)
+        return self.assemble(MixtureLatent(self.n_latent, self.n_clusters, self._clusters_begin), n_features)
+
+    @property
+    def _clusters_begin(self) -> int:
+        """The epoch at which clusters are placed on the codes: after a fifth of the training, and ten at most."""
+        return min(self.max_epochs // 5, 10) if self.n_clusters > 1 else 0
 
     def learn(self, model: VariationalModel, batches: Batches, generator: torch.Generator, run: Run = Run()) -> History:
         """Gradients of the bound; then a look at how the latent variables are used."""
-        history = sgd(model, batches, generator, **sgd_settings(self, run), patient_until=self.warmup)
+
+        def place_clusters(epoch: Epoch) -> None:
+            if epoch.number + 1 == self._clusters_begin:
+                with torch.no_grad():
+                    codes = torch.cat([model.codes(batch.to(model.divergences.device)) for batch in batches])
+                model.latent.place(codes[:: -(-len(codes) // START_SAMPLE)], seed)
+
+        seed = int(torch.randint(2**31, (), generator=generator))
+        settings = sgd_settings(self, replace(run, callbacks=(place_clusters, *run.callbacks)))
+        history = sgd(model, batches, generator, **settings, patient_until=max(self.warmup, self._clusters_begin))
         self.after_learning(model, batches)
         return history
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from unveil.core.constraints import choice, integer, real
 from unveil.core.estimator import as_array
-from unveil.core.neural import CodingModel, HasDensities, Latent, Likelihood, Loss, Network, Noise
+from unveil.core.neural import CodingModel, HasDensities, Latent, Likelihood, Loss, Network, Noise, SharedNoise
 from unveil.data.batch import Batch, Batches
 from unveil.errors import IdentifiabilityWarning, InputError
 from unveil.learn.sgd import DTYPES, SGD_CONSTRAINTS
@@ -23,7 +23,6 @@ from unveil.nn.architectures import ARCHITECTURE_CONSTRAINTS
 from unveil.nn.likelihoods import LIKELIHOODS, variance_setting
 
 BOUND_DRAWS = 8  # of the latent variables, for a bound that is evaluated
-BOUND_SEED = 11
 ACTIVE = 0.01  # nats, or variance of the mean: a latent dimension with less says nothing about the data (Burda et al., 2016)
 
 VARIATIONAL_CONSTRAINTS = (
@@ -86,7 +85,7 @@ class VariationalModel(CodingModel):
     def bound(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """The two parts of minus the evidence lower bound for each step: reconstruction and divergence, both of shape (n_steps,)."""
         batch = self.ready(batch)
-        statistics, noise = self.encode(batch), Noise.fixed(BOUND_SEED)
+        statistics, noise = self.encode(batch), SharedNoise(BOUND_DRAWS)
         reconstruction = divergence = torch.zeros((), dtype=batch.values.dtype, device=batch.values.device)
         for _ in range(BOUND_DRAWS):
             codes = self.latent.draw(statistics, noise, math.inf)
@@ -102,7 +101,7 @@ class VariationalModel(CodingModel):
                 f"{type(latent).__name__} variables have no densities to weigh draws with; use score_samples, the lower bound"
             )
         batch = self.ready(batch)
-        statistics, noise = self.encode(batch), Noise.fixed(BOUND_SEED)
+        statistics, noise = self.encode(batch), SharedNoise(n_draws)
         total = torch.full((batch.n_sequences,), -math.inf, dtype=torch.float64, device=batch.values.device)
         for _ in range(n_draws):
             codes = latent.draw(statistics, noise, math.inf)
@@ -122,7 +121,7 @@ class VariationalModel(CodingModel):
 
     def _divergence(self, statistics: Tensor) -> Tensor:
         """KL(q || p) dimension by dimension, of shape (n, n_codes) or (n, 1), with the same few draws for each item."""
-        noise, codes = Noise.fixed(BOUND_SEED), []
+        noise, codes = SharedNoise(BOUND_DRAWS), []
         for _ in range(BOUND_DRAWS):
             codes.append(self.latent.draw(statistics, noise, math.inf))
         return torch.stack([self.latent.divergence(statistics, each, math.inf) for each in codes]).mean(0)

@@ -16,6 +16,7 @@ from unveil.errors import InputError, ParameterError
 
 LOG_2PI = math.log(2 * math.pi)
 POWER_FLOOR = 1e-10  # of the mean power: 100 dB below it; silence has no logarithm
+START_LOG_VARIANCE = -2.0  # of the same: with a variance of 1, a decoder would at first do best without its latent variables
 LEAST_LOG_VARIANCE = -14.0  # of data in units of its own standard deviation: nothing is exact
 
 
@@ -52,7 +53,7 @@ class Gaussian(_Standardized):
         super().__init__(n_features, n_features * (2 if variance == "network" else 1))
         self._variance = variance
         if variance in ("features", "shared"):
-            self.log_variance = nn.Parameter(torch.zeros(n_features if variance == "features" else ()))
+            self.log_variance = nn.Parameter(torch.full((n_features,) if variance == "features" else (), START_LOG_VARIANCE))
 
     def check(self, batch: Batch) -> None:
         """Every finite number is in range."""
@@ -64,8 +65,10 @@ class Gaussian(_Standardized):
             self.scale.fill_(self.scale.double().square().mean().sqrt().item())
 
     def start_bias(self, values: Tensor) -> Tensor:
-        """The mean, and the variance of the data."""
-        return self.location.new_zeros(self.n_outputs)
+        """The mean of the data."""
+        bias = self.location.new_zeros(self.n_outputs)
+        bias[self.n_features :] = START_LOG_VARIANCE
+        return bias
 
     def encoder_input(self, values: Tensor) -> Tensor:
         """Standardised."""
@@ -112,7 +115,7 @@ class Bernoulli(Likelihood):
     def check(self, batch: Batch) -> None:
         """Shares in [0, 1]."""
         _check_range(
-            values, 0.0, 1.0, "bernoulli", "numbers in [0, 1]; divide grey levels by their largest, or use likelihood='gaussian'"
+            batch, 0.0, 1.0, "bernoulli", "numbers in [0, 1]; divide grey levels by their largest, or use likelihood='gaussian'"
         )
 
     def initialize(self, values: Tensor) -> None:
@@ -248,9 +251,7 @@ class Categorical(Likelihood):
 
     def check(self, batch: Batch) -> None:
         """Whole numbers below K."""
-        _check_range(
-            values, 0.0, self.n_values - 1.0, "categorical", f"whole numbers from 0 to {self.n_values - 1}; raise n_values"
-        )
+        _check_range(batch, 0.0, self.n_values - 1.0, "categorical", f"whole numbers from 0 to {self.n_values - 1}; raise n_values")
         if bool((batch.values != batch.values.round()).any()):
             raise InputError("X holds fractions, but likelihood='categorical' takes whole numbers; round them")
 

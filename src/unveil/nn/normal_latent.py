@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
+from sklearn.cluster import KMeans
 from torch import Tensor, nn
 
 from unveil.core.neural import HasDensities, Latent, Noise
@@ -79,11 +80,13 @@ class MixtureLatent(Latent, HasDensities):
     """z ~ sum_k w_k N(mu_k, diag(s_k^2)), learned with the rest, and q(z | x) = N(m(x), diag(s^2(x))).
 
     The divergence has no closed form; its estimate log q(z | x) - log p(z) at the drawn z has the right mean
-    (Jiang et al., 2017, and Tomczak and Welling, 2018, on mixtures as priors).
+    (Jiang et al., 2017, and Tomczak and Welling, 2018, on mixtures as priors). Clusters that are there from the beginning capture
+    the data at random, so the prior is N(0, I) until ``begins``, an epoch, and the clusters are then placed on the codes.
     """
 
-    def __init__(self, n_latent: int, n_clusters: int):
+    def __init__(self, n_latent: int, n_clusters: int, begins: float = 0.0):
         super().__init__()
+        self.begins = begins
         self.n_latent, self.n_codes, self.n_statistics, self.n_clusters = n_latent, n_latent, 2 * n_latent, n_clusters
         self.logits = nn.Parameter(torch.zeros(n_clusters))
         self.means = nn.Parameter(torch.zeros(n_clusters, n_latent))
@@ -96,12 +99,26 @@ class MixtureLatent(Latent, HasDensities):
             self.log_variances.zero_()
             self.means.normal_(generator=generator)
 
+    @torch.no_grad()
+    def place(self, codes: Tensor, seed: int) -> None:
+        """Put the clusters where k-means finds some in the codes (n, n_latent)."""
+        values = codes.double().cpu().numpy()
+        n_clusters = min(self.n_clusters, len(values))
+        found = KMeans(n_clusters, n_init=10, random_state=seed).fit(values)
+        for k in range(n_clusters):
+            mine = codes[torch.from_numpy(found.labels_ == k)]
+            self.means[k], self.logits[k] = mine.mean(0), math.log(len(mine) / len(codes))
+            self.log_variances[k] = mine.var(0, correction=0).clamp_min(1e-3).log()
+
     def draw(self, statistics: Tensor, noise: Noise, epoch: float) -> Tensor:
         """Reparametrised."""
         return drawn_from(*normal_parts(statistics), noise)
 
     def divergence(self, statistics: Tensor, codes: Tensor, epoch: float) -> Tensor:
         """log q(z | x) - log p(z) at the codes, of shape (n, 1)."""
+        if epoch < self.begins:
+            mean, log_variance = normal_parts(statistics)
+            return 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(1, keepdim=True)
         return (self.log_posterior(codes, statistics) - self.log_prior(codes))[:, None]
 
     def mean(self, statistics: Tensor) -> Tensor:
