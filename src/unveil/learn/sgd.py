@@ -169,6 +169,7 @@ def sgd(
             callbacks=(bar, *log, *run.callbacks),
             patient_until=patient_until,
         )
+    model.zero_grad()
     model.to(home)
     return history
 

@@ -65,17 +65,20 @@ class VariationalModel(CodingModel):
 
     def loss(self, batch: Batch, generator: torch.Generator, epoch: float) -> Loss:
         """Means over the steps of a minibatch."""
-        values = batch.values
+        each = self.losses(batch, generator, epoch)
+        if batch.step_weights is not None:
+            each = tuple(batch.step_weights * part for part in each)
+        total, reconstruction, divergence = (part.mean() for part in each)
+        return Loss(total, {"reconstruction": reconstruction, "KL": divergence})
+
+    def losses(self, batch: Batch, generator: torch.Generator, epoch: float) -> tuple[Tensor, Tensor, Tensor]:
+        """The loss of each step, its reconstruction and its divergence, all of shape (n_steps,), with one draw of its latent variables."""
         statistics = self.encode(batch)
         codes = self.latent.draw(statistics, Noise(generator), epoch)
-        reconstruction = -self.likelihood.log_density(values, self.decode(codes, batch))
+        reconstruction = -self.likelihood.log_density(batch.values, self.decode(codes, batch))
         divergence = self.latent.divergence(statistics, codes, epoch).sum(-1)
         beta = self._beta * (min(epoch / self._warmup, 1.0) if self._warmup else 1.0)
-        weights = batch.step_weights
-        if weights is not None:
-            reconstruction, divergence = weights * reconstruction, weights * divergence
-        reconstruction, divergence = reconstruction.mean(), divergence.mean()
-        return Loss(reconstruction + beta * divergence, {"reconstruction": reconstruction, "KL": divergence})
+        return reconstruction + beta * divergence, reconstruction, divergence
 
     def objective(self, batch: Batch) -> Tensor:
         """The evidence lower bound of each sequence."""
