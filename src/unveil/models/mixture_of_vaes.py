@@ -132,7 +132,7 @@ schedule, clip_norm, validation_fraction, patience, device, dtype, precision, ra
     >>> rng = np.random.default_rng(0)
     >>> angles = rng.uniform(0, np.pi, size=300)
     >>> arc = np.stack([np.cos(angles), np.sin(angles)], 1) + 0.05 * rng.normal(size=(300, 2))
-    >>> X = np.concatenate([arc, arc * [1, -1] - [0, 0.5]])
+    >>> X = np.concatenate([arc, arc * [1, -1] - [0, 1]])
     >>> mixture = MixtureOfVAEs(2, 1, hidden=16, max_epochs=60, batch_size=32, learning_rate=5e-3, random_state=0).fit(X)
     >>> from unveil.metrics.clustering import clustering_accuracy
     >>> bool(clustering_accuracy(np.repeat([0, 1], 300), mixture.predict(X)) > 0.9)
