@@ -44,7 +44,7 @@ def name_of(value):
 
 
 def quick(cls, **options):
-    allowed = {"max_iter": 2, "random_state": 0, "n_init": 1}
+    allowed = {"max_iter": 2, "random_state": 0, "n_init": 1, "max_epochs": 2, "hidden": 8}
     return cls(**{name: value for name, value in allowed.items() if name in signature(cls).parameters} | options)
 
 
@@ -68,8 +68,9 @@ def holes(sequences, share=0.2):
 
 
 def fitted(cls, emission, sequences):
-    X = sequences if cls.items == "sequences" else np.concatenate(sequences)
-    y = None if cls.items == "sequences" else np.arange(len(X)) % 2
+    of_sequences = cls().items == "sequences"
+    X = sequences if of_sequences else np.concatenate(sequences)
+    y = None if of_sequences else np.arange(len(X)) % 2
     return quick(cls, **({} if emission is None else {"emission": emission})).fit(
         X, y if cls is GaussianMixtureClassifier else None
     ), X

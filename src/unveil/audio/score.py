@@ -1,13 +1,15 @@
-"""Score separated sources against the true ones."""
+"""Score separated sources against the true ones, and sounds that were said again against the original."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib.util import find_spec
 
 import numpy as np
 
 from unveil.errors import InputError
 from unveil.metrics.bss import bss_eval, si_sdr
+from unveil.metrics.speech import PESQ_LONGEST, pesq, stoi
 
 
 def score_sources(
@@ -74,3 +76,34 @@ def _mean(values: np.ndarray) -> float:
     """The mean over channels in which the source sounds."""
     heard = values[~np.isnan(values)]
     return float(heard.mean()) if len(heard) else float("nan")
+
+
+def score_reconstruction(original: np.ndarray, again: np.ndarray, sample_rate: float) -> dict[str, float]:
+    """How much of a sound, of speech in the first place, is kept when it is said again.
+
+    Parameters
+    ----------
+    original, again : ndarray of shape (n_samples,) or (n_channels, n_samples)
+        Channels are averaged.
+    sample_rate : float
+        In hertz.
+
+    Returns
+    -------
+    dict of str to float
+        "STOI" and "ESTOI" (at most 1), "PESQ wb" (1 to 4.64, of the first 20 s; only where the package ``pesq`` is installed) and
+        "SI-SDR" in decibels; NaN where a score finds no speech.
+
+    Examples
+    --------
+    >>> sound = np.random.default_rng(0).normal(size=16000)
+    >>> round(score_reconstruction(sound, sound, 16000)["STOI"], 3)
+    1.0
+    """
+    first, second = (np.atleast_2d(sound).mean(0) for sound in (original, again))
+    scores = {"STOI": stoi(first, second, sample_rate), "ESTOI": stoi(first, second, sample_rate, extended=True)}
+    seconds = len(first) / sample_rate
+    if find_spec("pesq") is not None and seconds > 0.25:
+        excerpt = slice(int(PESQ_LONGEST * sample_rate))
+        scores["PESQ wb"] = pesq(first[excerpt], second[excerpt], sample_rate)
+    return scores | {"SI-SDR": float(si_sdr(first, second))}

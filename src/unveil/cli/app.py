@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 from unveil import __version__
-from unveil.cli import datasets, experiments, inference, models, sound
+from unveil.cli import datasets, experiments, inference, models, resynthesis, sound
 
 app = typer.Typer(
     help="Generative models with latent variables, for sequences and sound: cluster, separate, generate.",
@@ -31,6 +31,7 @@ def unveil(
 for command in (
     sound.demo,
     sound.separate,
+    resynthesis.resynthesize,
     sound.evaluate,
     models.cluster,
     models.fit,
@@ -39,6 +40,7 @@ for command in (
     inference.score,
     inference.sample,
     inference.transform,
+    inference.reconstruct,
     inference.impute,
     inference.filter,
     inference.forecast,

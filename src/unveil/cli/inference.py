@@ -9,6 +9,7 @@ import typer
 
 from unveil.cli.arguments import DATA, JSON_OPTION, MODEL_FILE, MOST_SEED, NUMBERS, SAMPLE_RATE, STEPS
 from unveil.cli.output import check_numbers_file, print_json, write_numbers
+from unveil.cli.reading import open_for
 from unveil.errors import InputError, ParameterError
 
 if TYPE_CHECKING:
@@ -26,8 +27,6 @@ def predict(
     sample_rate: int = SAMPLE_RATE,
 ) -> None:
     """The cluster, class or state of each item, one in a line."""
-    from unveil.data.streams import open_batches
-
     verb, what = (
         ("predict_states", "paths of states")
         if states
@@ -37,7 +36,7 @@ def predict(
     )
     _, estimator = _load(model, (verb,), what)
     check_numbers_file(out, [model, data])
-    write_numbers(out, getattr(estimator, verb)(open_batches(data, sample_rate=sample_rate)))
+    write_numbers(out, getattr(estimator, verb)(open_for(estimator, data, sample_rate)))
 
 
 def score(
@@ -51,13 +50,11 @@ def score(
     json: bool = JSON_OPTION,
 ) -> None:
     """The mean log-likelihood of data, in nats for each point or sequence."""
-    from unveil.data.streams import open_batches
-
     if each and steps:
         raise ParameterError("--each and --steps: scores of items or of steps, not both; leave one out")
     verb = "score_steps" if steps else "score_samples"
     _, estimator = _load(model, (verb,), "scores of single steps")
-    scores = getattr(estimator, verb)(open_batches(data, sample_rate=sample_rate))
+    scores = getattr(estimator, verb)(open_for(estimator, data, sample_rate))
     if json and steps:
         print_json({"n_steps": len(scores), "scores": scores})
     elif json:
@@ -97,6 +94,17 @@ def filter(model: Path = MODEL_FILE, data: Path = DATA, out: Path | None = STEPS
 def transform(model: Path = MODEL_FILE, data: Path = DATA, out: Path | None = STEPS, sample_rate: int = SAMPLE_RATE) -> None:
     """The latent variables of each row, one row in a line: factors, activations, or smoothed states."""
     _write_steps(model, ("transform",), "latent variables of rows", data, out, sample_rate)
+
+
+def reconstruct(
+    model: Path = MODEL_FILE,
+    data: Path = DATA,
+    out: Path = typer.Option(..., "--out", "-o", help="A .npy or .csv file, or .npz for a table per sequence.", show_default=False),
+    sample_rate: int = SAMPLE_RATE,
+) -> None:
+    """The rows as a model with an encoder and a decoder says them again from their codes."""
+    values = _write_steps(model, ("reconstruct",), "decoder to say rows again with", data, out, sample_rate)
+    typer.echo(f"Wrote {len(values)} rows to {out}")
 
 
 def impute(
@@ -166,11 +174,9 @@ def _forecast_table(parts: dict[str, np.ndarray]) -> tuple[np.ndarray, list[str]
 
 def _write_steps(model: Path, verbs: tuple[str, ...], what: str, data: Path, out: Path | None, sample_rate: int) -> np.ndarray:
     """Write, and return, what the model's verb gives for each row of the data."""
-    from unveil.data.streams import open_batches
-
     verb, estimator = _load(model, verbs, what)
     check_numbers_file(out, [model, data], suffixes=(".npy", ".csv", ".npz"))
-    batches = open_batches(data, sample_rate=sample_rate)
+    batches = open_for(estimator, data, sample_rate)
     values = getattr(estimator, verb)(batches)
     write_numbers(out, values, offsets=batches.offsets)
     return values

@@ -9,7 +9,9 @@ import typer
 
 from unveil.cli.arguments import DATA, JSON_OPTION, LABELS, MODEL_NAME, MOST_SEED, SAMPLE_RATE, SETTINGS
 from unveil.cli.output import check_outputs, command_line, print_json, print_table, write_numbers
+from unveil.cli.reading import open_for
 from unveil.cli.settings import make_estimator, read_grid, read_labels
+from unveil.cli.training import forget_training, training_folder
 
 VERBS = ("predict", "transform", "impute", "forecast", "explain", "sample")
 
@@ -63,20 +65,42 @@ def fit(
     out: Path = typer.Option(..., "--out", "-o", help="Where to save the fitted model.", show_default=False),
     settings: list[str] = SETTINGS,
     labels: Path | None = LABELS,
+    validation: Path | None = typer.Option(None, "--validation", help="For neural models: held-out data to stop early by."),
+    checkpoint: Path | None = typer.Option(
+        None,
+        "--checkpoint",
+        help="For neural models: a folder to keep the training in; by default one beside --out, until it is over.",
+    ),
+    resume: bool = typer.Option(False, "--resume", help="Go on with a training that was cut off."),
+    tensorboard: Path | None = typer.Option(None, "--tensorboard", help="For neural models: a folder for TensorBoard's events."),
     page: Path | None = typer.Option(None, "--report", help="Also write a page about the result, an .html file."),
     sample_rate: int = SAMPLE_RATE,
     json: bool = JSON_OPTION,
 ) -> None:
-    """Fit any model to a file or folder, and save it."""
-    from unveil.data.streams import open_batches
+    """Fit any model to a file or folder, and save it.
+
+    The training of a neural model is kept every minute, in a folder beside --out: the same command with --resume goes on with it,
+    and ends with the model that it would have had without the interruption.
+    """
     from unveil.report import model_report
+    from unveil.report.fitted import objective_unit
 
     estimator = make_estimator(model, settings, verbose=int(not json))
     known = read_labels(labels, estimator)
-    batches = open_batches(data, sample_rate=sample_rate)
-    check_outputs([out, page] if page else [out], [data, labels] if labels else [data])
-    estimator.fit(batches, known)
+    folder = training_folder(estimator, out, checkpoint, resume)
+    batches = open_for(estimator, data, sample_rate)
+    run: dict[str, Any] = {"checkpoint": folder} if folder else {}
+    if validation:
+        run["validation"] = open_for(estimator, validation, sample_rate)
+    if tensorboard:
+        from unveil.learn.epochs import TensorBoard
+
+        run["callbacks"] = [TensorBoard(tensorboard)]
+    check_outputs([out, page] if page else [out], [each for each in (data, labels, validation) if each])
+    estimator.fit(batches, known, **run)
     estimator.save(out)
+    if folder and not checkpoint:
+        forget_training(folder)
     if page:
         model_report(page, estimator, batches, command=command_line())
     history = estimator.history_
@@ -87,15 +111,16 @@ def fit(
         "objective": history.objective[-1],
         "seconds": history.seconds,
         "file": out,
-    }
+    } | ({"parts": {name: values[-1] for name, values in history.parts.items()}} if history.parts else {})
     if json:
         print_json(facts)
     else:
         ended = "converged" if history.converged else "stopped"
-        iterations = "1 iteration" if history.n_iter == 1 else f"{history.n_iter} iterations"
+        unit = "epoch" if estimator.learns_in_epochs else "iteration"
+        iterations = f"{history.n_iter} {unit}{'s' * (history.n_iter != 1)}"
         typer.echo(
             f"{facts['model']}: {ended} after {iterations} in {history.seconds:.1f} s, "
-            f"{history.objective[-1]:.6g} nats per step; saved to {out}"
+            f"{history.objective[-1]:.6g} {objective_unit(estimator)}; saved to {out}"
         )
 
 
@@ -147,7 +172,6 @@ def report(
     sample_rate: int = SAMPLE_RATE,
 ) -> None:
     """Write a page about a saved model."""
-    from unveil.data.streams import open_batches
     from unveil.models import load
     from unveil.report import model_report
 
@@ -155,7 +179,7 @@ def report(
     estimator = load(file)
     target = out or file.with_suffix(".html")
     check_outputs([target], [file] if data is None else [file, data])
-    model_report(target, estimator, None if data is None else open_batches(data, sample_rate=sample_rate), command=command_line())
+    model_report(target, estimator, None if data is None else open_for(estimator, data, sample_rate), command=command_line())
     typer.echo(f"Wrote {target}")
 
 

@@ -72,8 +72,17 @@ def open_batches(path: str | os.PathLike, *, sample_rate: int = 16000) -> Batche
     }.get(path.suffix.lower(), _open_text)(path)
 
 
+def holds_sound(path: Path) -> bool:
+    """Whether a file, or a folder, would be opened as sound."""
+    return not _tables_in(path) if path.is_dir() else is_audio(path)
+
+
+def _tables_in(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() in (".npy", ".parquet", ".csv", ".tsv"))
+
+
 def _open_folder(folder: Path, sample_rate: int) -> Batches:
-    tables = sorted(path for path in folder.iterdir() if path.suffix.lower() in (".npy", ".parquet", ".csv", ".tsv"))
+    tables = _tables_in(folder)
     if not tables:
         return _open_sounds(audio_files(folder), sample_rate)
     parts = [open_batches(table) for table in tables]

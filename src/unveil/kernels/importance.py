@@ -182,7 +182,9 @@ def gauss_newton_precision(
     def slope(direction: Tensor) -> Tensor:  # of all items along one latent direction: one column of each Jacobian
         return jvp(decode, (modes,), (direction.expand_as(modes),))[1]
 
-    jacobians = vmap(slope)(directions)
+    with warnings.catch_warnings():  # torch scripts its own decompositions when it first differentiates forwards
+        warnings.filterwarnings("ignore", message=".*torch.jit.script", category=DeprecationWarning)
+        jacobians = vmap(slope)(directions)
     return torch.einsum("kno,lno->nkl", jacobians, jacobians).double() / noise_variance + prior_precision.double()
 
 

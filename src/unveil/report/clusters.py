@@ -66,8 +66,18 @@ def _cards_of_points(estimator: Any, sample: Sample | None, labels: np.ndarray |
     names = [str(k) for k in range(n_clusters)]
     owners = Owners("cluster", np.arange(n_clusters), names, category_colours(n_clusters))
     points = None if sample is None else Points(sample.steps, labels[sample.chosen])
+    if not hasattr(estimator.model_, "emission"):
+        return _saying_how_many(_map_of_points(points, owners, feature_names(estimator)), sample)
     cards = emission_cards(estimator.model_.emission, owners, feature_names(estimator), points)
     return _saying_how_many(cards, sample)
+
+
+def _map_of_points(points: Points | None, owners: Owners, names: list[str]) -> list[Card]:
+    """Points by cluster, where clusters have no densities of their own to draw."""
+    if points is None:
+        return []
+    figure = figures.clusters_of_points(points.values, points.labels, names=names, n_clusters=len(owners.names))
+    return [Card("Points by cluster", [Picture(figure, f"{len(points.values)} points in {len(owners.names)} clusters.", "")])]
 
 
 def _saying_how_many(cards: list[Card], sample: Sample | None) -> list[Card]:

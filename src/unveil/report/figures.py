@@ -161,6 +161,33 @@ def objective_curve(history: History, *, unit: str = "nats per step") -> Figure:
     return figure
 
 
+@styled
+def loss_curves(parts: dict[str, list[float]]) -> Figure:
+    """A line for each part of a loss over the epochs; those on held-out data are dashed, in the same colour.
+
+    Parameters
+    ----------
+    parts : dict of str to list of float
+        As in ``History.parts``.
+    """
+    figure = blank(HALF, 2.9)
+    axes = figure.add_subplot()
+    names = [name for name in parts if not name.startswith("held-out ")]
+    if len(names) == 2:  # the whole, and its only part
+        names = names[:1]
+    for name, colour in zip(names, category_colours(len(names)), strict=True):
+        axes.plot(np.arange(1, len(parts[name]) + 1), parts[name], color=colour, label=name)
+        held_out = parts.get(f"held-out {name}")
+        if held_out:
+            axes.plot(np.arange(1, len(held_out) + 1), held_out, "--", color=colour, lw=1.2)
+    axes.set_xlabel("epoch")
+    axes.set_ylabel("loss")
+    whole_numbers(axes.xaxis)
+    if len(names) > 1:
+        figure.legend(loc="outside upper left", ncols=3)
+    return figure
+
+
 def _look_closer(axes: Axes, objective: np.ndarray, restarts: np.ndarray) -> None:
     """Let a curve that leaps in its first tenth come from below the figure: else nothing is seen of the rest."""
     after = np.concatenate([objective[max(1, len(objective) // 10) :], restarts])

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from unveil.core.estimator import Estimator
+from unveil.core.history import History
 from unveil.report import figures
 from unveil.report.page import Picture, as_text
 
@@ -15,18 +16,33 @@ def objective_unit(estimator: Estimator) -> str:
     """What the objective of learning is, in words."""
     if hasattr(estimator, "beta_loss"):
         return "minus divergence per item"
+    if not estimator.has_likelihood or not estimator.can_sample:
+        return "minus loss per item"
     return f"nats per {'point' if estimator.items == 'points' else 'step'}"
 
 
 def learning_curve(estimator: Estimator) -> Picture:
-    """The objective over the iterations of the fit."""
+    """The objective over the iterations of the fit, or the losses over its epochs."""
     history, unit = estimator.history_, objective_unit(estimator)
+    if history.parts:
+        return _loss_curves(history, unit.removeprefix("minus "))
     first, last = as_text(history.objective[0]), as_text(history.objective[-1])
     alt = f"Learning curve: {unit} from {first} at the start to {last} after {history.n_iter} iterations."
     caption = "Higher is better."
     if history.restarts:
         caption += f" The marks at the right edge: what each of the {len(history.restarts)} starts had reached in its short run."
     return Picture(figures.objective_curve(history, unit=unit), alt, caption)
+
+
+def _loss_curves(history: History, unit: str) -> Picture:
+    """Losses on the data that was learned from and on held-out data."""
+    first, last = as_text(history.parts["loss"][0]), as_text(history.parts["loss"][-1])
+    alt = f"Losses over {len(history.objective)} epochs, from {first} to {last} {unit}."
+    caption = "Lower is better."
+    if "held-out loss" in history.parts:
+        best = int(np.argmin(history.parts["held-out loss"])) + 1
+        caption += f" Dashed: on held-out data, least in epoch {best}, whose model is kept."
+    return Picture(figures.loss_curves(history.parts), alt, caption)
 
 
 def dictionary_picture(components: np.ndarray, sample_rate: float | None = None) -> Picture:

@@ -15,6 +15,7 @@ from unveil.core.mixins import SeparateMixin
 from unveil.report import figures
 from unveil.report.bands import bands_figure
 from unveil.report.clusters import classes, clusters, observations
+from unveil.report.codes import codes, made_up, reconstructions
 from unveil.report.fitted import dictionary_picture, learning_curve, objective_unit
 from unveil.report.moments import moments
 from unveil.report.page import Card, Fact, Facts, Page, Picture, Row, Section, write_page
@@ -76,9 +77,14 @@ def _summary(estimator: Estimator) -> str:
     story = (inspect.getdoc(type(estimator)) or type(estimator).__name__).splitlines()[0]
     history = estimator.history_
     end = "converged" if history.converged else "stopped before it converged"
-    iterations = f"{history.n_iter} iteration{'s' * (history.n_iter != 1)}"
+    unit = "epoch" if estimator.learns_in_epochs else "iteration"
+    if estimator.learns_in_epochs:
+        end = "stopped when held-out data gained no more," if history.converged else "went through the data"
+    iterations = (
+        f"{'after ' * (history.converged or not estimator.learns_in_epochs)}{history.n_iter} {unit}{'s' * (history.n_iter != 1)}"
+    )
     seconds = f"{history.seconds:.1f} s" if history.seconds >= 0.05 else "less than 0.1 s"
-    return f"{story} Learning {end} after {iterations}, in {seconds}."
+    return f"{story} Learning {end} {iterations}, in {seconds}."
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -89,16 +95,26 @@ def _summary(estimator: Estimator) -> str:
 def _facts(estimator: Estimator, X: Any) -> list[Fact]:
     history = estimator.history_
     facts = []
-    if X is not None:
+    if X is not None and estimator.has_likelihood:
         facts.append(Fact("score", estimator.score(X), _score_unit(estimator)))
     if X is not None and hasattr(estimator, "bic"):
         facts.append(Fact("BIC", estimator.bic(X), "lower is better"))
-    facts += [Fact("iterations", history.n_iter), Fact("converged", history.converged)]
+    if estimator.learns_in_epochs:
+        facts += [Fact("epochs", history.n_iter), *_losses(history.parts)]
+    else:
+        facts += [Fact("iterations", history.n_iter), Fact("converged", history.converged)]
     if history.restarts:
         facts.append(Fact("starts", len(history.restarts)))
     if hasattr(estimator.model_, "count_parameters"):
         facts.append(Fact("free parameters", estimator.model_.count_parameters()))
     return facts
+
+
+def _losses(parts: dict[str, list[float]]) -> list[Fact]:
+    """The last loss on held-out data and its parts; where nothing was held out, on the data that was learned from."""
+    kind = "held-out " if "held-out loss" in parts else ""
+    own = [name for name in parts if name.startswith(kind) and (kind or not name.startswith("held-out "))]
+    return [Fact(name, parts[name][-1]) for name in (own[:1] if len(own) == 2 else own)]
 
 
 def _score_unit(estimator: Estimator) -> str:
@@ -134,4 +150,17 @@ def _smoothed(estimator: Estimator, sample: Sample | None) -> Section | None:
     return Section("Smoothed", [Card("First sequence", [Picture(bands_figure(estimator, sample.items[0]), alt, caption)])])
 
 
-_VIEWS = (clusters, classes, states, transitions, observations, _dictionary, latent_plane, _smoothed, moments)
+_VIEWS = (
+    clusters,
+    classes,
+    states,
+    transitions,
+    observations,
+    _dictionary,
+    latent_plane,
+    codes,
+    reconstructions,
+    made_up,
+    _smoothed,
+    moments,
+)
