@@ -129,10 +129,10 @@ def models(tmp_path_factory):
     folder = tmp_path_factory.mktemp("models")
     pages = {}
     for name, kind in discover().items():
-        data = ragged() if kind.items == "sequences" else points()
+        data = ragged() if kind().items == "sequences" else points()
         if hasattr(kind, "emission"):  # for symbols only
             data = type(data)(np.floor(np.abs(each)) for each in data) if isinstance(data, list | tuple) else np.floor(np.abs(data))
-        quick = {"random_state": 0, "max_iter": 5}
+        quick = {"random_state": 0, "max_iter": 5, "max_epochs": 2, "hidden": 8}
         fitted = kind(**{key: value for key, value in quick.items() if key in kind().get_params()}).fit(data, classes_of(data))
         pages[name] = Html(model_report(folder / f"{name}.html", fitted, data)), fitted, data
     return pages
@@ -385,10 +385,16 @@ def test_every_estimator_has_a_report(models, name):
     html, fitted, data = models[name]
     assert all(html.row(parameter)[0] == str(value) for parameter, value in fitted.get_params().items())
     facts = re.findall(r"<dt>(.*?)</dt><dd><span class=\"value\">(.*?)</span>", html.source)
-    assert dict(facts)["score"] == page.as_text(float(np.mean(fitted.score_samples(data))))
+    if fitted.has_likelihood:
+        assert dict(facts)["score"] == page.as_text(float(np.mean(fitted.score_samples(data))))
+    labels = [attributes["aria-label"] for _, attributes in html.elements if attributes.get("role") == "img"]
+    if fitted.learns_in_epochs:
+        assert dict(facts)["epochs"] == str(fitted.history_.n_iter)
+        last = page.as_text(fitted.history_.parts["loss"][-1])
+        assert last in next(label for label in labels if label.startswith("Losses over"))
+        return
     assert dict(facts)["iterations"] == str(fitted.history_.n_iter)
     assert dict(facts)["converged"] == ("yes" if fitted.history_.converged else "no")
-    labels = [attributes["aria-label"] for _, attributes in html.elements if attributes.get("role") == "img"]
     assert page.as_text(fitted.history_.objective[-1]) in next(label for label in labels if label.startswith("Learning curve"))
 
 
@@ -405,6 +411,10 @@ def test_every_estimator_has_a_report(models, name):
         ("GaussianMixtureClassifier", ["The fit", "Classes", "How this was made"]),
         ("PPCA", ["The fit", "Components", "How this was made"]),
         ("LinearDynamicalSystem", ["The fit", "Smoothed", "How this was made"]),
+        ("VAE", ["The fit", "Latent variables", "Reconstructions", "Samples", "How this was made"]),
+        ("Autoencoder", ["The fit", "Latent variables", "Reconstructions", "How this was made"]),
+        ("GAN", ["The fit", "Samples", "How this was made"]),
+        ("MixtureOfVAEs", ["The fit", "Clusters", "Samples", "How this was made"]),
     ],
 )
 def test_each_kind_shows_what_it_found(models, name, sections):

@@ -12,7 +12,8 @@ from unveil.cli.output import check_outputs, command_line, print_json, print_tab
 from unveil.cli.settings import make_estimator
 from unveil.errors import ParameterError
 
-LEARNED = {"likelihood": "power", "n_latent": 32, "hidden": 128, "activation": "tanh", "max_epochs": 40}
+LEARNED = {"likelihood": "power", "n_latent": 32, "hidden": 128, "activation": "tanh"}
+STEPS, BATCH = 20000, 128  # of learning: minutes of sound need few passes over them, seconds many
 
 
 def resynthesize(
@@ -48,8 +49,10 @@ def resynthesize(
     if fitted:
         estimator: Any = load(model)
     else:
-        estimator = make_estimator(model, settings, **LEARNED, random_state=seed, verbose=int(not json))
-        estimator.fit(power_frames(examples or sound, rate))
+        heard = power_frames(examples or sound, rate)
+        max_epochs = min(max(STEPS * BATCH // len(heard), 5), 500)
+        estimator = make_estimator(model, settings, **LEARNED, max_epochs=max_epochs, random_state=seed, verbose=int(not json))
+        estimator.fit(heard)
         estimator.save(out / "model.unveil")
     again = resynthesize(samples, rate, estimator)
     write_audio(out / "resynthesized.wav", again, rate)

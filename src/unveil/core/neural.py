@@ -99,7 +99,7 @@ class SharedNoise(Noise):
     def _next(self, kind: str, like: Tensor) -> Tensor:
         if not self._designs[kind]:
             order = torch.rand(self._n_draws, *like.shape[1:], generator=self._generator, dtype=torch.float64).argsort(0)
-            points = (order + 0.5) / self._n_draws
+            points = (order.double() + 0.5) / self._n_draws
             if kind == "normal":
                 points = torch.special.ndtri(points)
                 points = points / points.square().mean(0).sqrt().clamp_min(torch.finfo(points.dtype).tiny)
