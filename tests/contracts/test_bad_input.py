@@ -142,7 +142,9 @@ def test_more_classes_than_data(case, tools):
         except InputError as error:
             assert re.search(rf"{name}=6 but X has .*(give more|fewer)", str(error))  # noqa: PT017
         else:
-            assert case.positive or case.cls.learns_in_epochs, "only a dictionary, or a prior, may have more parts than there are items"
+            assert case.positive or case.cls.learns_in_epochs, (
+                "only a dictionary, or a prior, may have more parts than there are items"
+            )
             assert np.isfinite(case.score(estimator, few))
 
 
@@ -232,7 +234,8 @@ def test_every_setting_is_checked(case):
 
 
 def test_whole_numbers_are_whole(case):
-    for name in set(case.cls.constraints) & {"n_components", "n_states", "n_clusters", "max_iter", "max_epochs", "batch_size", "n_latent", "n_init"}:
+    counts = {"n_components", "n_states", "n_clusters", "max_iter", "max_epochs", "batch_size", "n_latent", "n_init"}
+    for name in set(case.cls.constraints) & counts:
         for wrong in (-1 if name == "max_iter" else 0, 2.5, True, None):
             refused(case, case.data(), "whole number", ParameterError, case.new(**{name: wrong}))
 

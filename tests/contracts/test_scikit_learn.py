@@ -24,7 +24,9 @@ def not_for_minibatches(estimator):
     if not estimator.learns_in_epochs:
         return {}
     reason = "an item of weight 2 is in one minibatch, and two equal items are in two"
-    return {name: reason for name in ("check_sample_weight_equivalence_on_dense_data", "check_sample_weight_equivalence_on_sparse_data")}
+    return dict.fromkeys(
+        ("check_sample_weight_equivalence_on_dense_data", "check_sample_weight_equivalence_on_sparse_data"), reason
+    )
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning", "ignore::unveil.errors.IdentifiabilityWarning")

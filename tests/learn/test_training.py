@@ -159,7 +159,7 @@ def test_full_disk_is_told_and_leaves_the_last_checkpoint(tmp_path, monkeypatch)
             file.write(payload)
 
     monkeypatch.setattr("pathlib.Path.write_bytes", to_a_full_disk)
-    with pytest.raises(InputError, match="No space left on device|full"):
+    with pytest.raises(InputError, match=r"No space left on device|full"):
         VAE(2, **SETTINGS, max_epochs=3).fit(data(), checkpoint=tmp_path)
     assert (tmp_path / FILE).read_bytes() == before
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([FILE, LOG])
@@ -273,7 +273,8 @@ from unveil.models.autoencoder import Autoencoder
 warnings.simplefilter("ignore")
 rng = np.random.default_rng(0)
 X = rng.normal(size=(203, 2)) @ rng.normal(size=(2, 5)) + 0.1 * rng.normal(size=(203, 5))
-model = Autoencoder(2, hidden=8, batch_size=16, learning_rate=1e-2, random_state=0, max_epochs=3, dtype="float64").fit(X, checkpoint=sys.argv[1])
+settings = {"hidden": 8, "batch_size": 16, "learning_rate": 1e-2, "random_state": 0, "max_epochs": 3, "dtype": "float64"}
+model = Autoencoder(2, **settings).fit(X, checkpoint=sys.argv[1])
 model.save(sys.argv[2] + __import__("os").environ.get("RANK", "0"))
 """
 

@@ -102,7 +102,13 @@ def compare(
     shown["PCA"] = pca.inverse_transform(pca.transform(blackened[:N_SHOWN]))
     angle = angle_to_pca(X, n_epochs, seed)
     for done, (kind, options) in enumerate(KINDS.items(), 1):
-        settings = {"n_latent": N_CODES, "max_epochs": n_epochs, "schedule": "cosine", "random_state": seed, "validation_fraction": 0.05}
+        settings = {
+            "n_latent": N_CODES,
+            "max_epochs": n_epochs,
+            "schedule": "cosine",
+            "random_state": seed,
+            "validation_fraction": 0.05,
+        }
         model = Autoencoder(**settings | options).fit(X)
         rows[kind] = measure(model, X, y, test_X, test_y, blackened) | {"seconds": model.history_.seconds}
         shown[kind] = np.asarray(model.reconstruct(blackened[:N_SHOWN]))
@@ -182,7 +188,10 @@ def sections(result: Comparison) -> list[Section]:
         for kind, images in result.images.items()
     ]
     return [
-        Section("What they are good for", [Facts(facts), Text(said), Table(["kind", *measures, "seconds"], table, "On 2000 test images", digits=3)]),
+        Section(
+            "What they are good for",
+            [Facts(facts), Text(said), Table(["kind", *measures, "seconds"], table, "On 2000 test images", digits=3)],
+        ),
         Section("Half of the pixels", pictures),
     ]
 
