@@ -14,7 +14,7 @@ def test_a_new_history_is_empty_and_its_own():
 
 
 def test_a_history_goes_through_json_and_back():
-    history = History([-3.0, -1.5], [0, 5], 6, True, 0.25, [-2.0, -1.5])
+    history = History([-3.0, -1.5], [0, 5], 6, True, 0.25, [-2.0, -1.5], {"loss": [3.0, 1.5]}, 0.125)
     text = json.dumps(history.to_dict())
     assert json.loads(text) == {
         "objective": [-3.0, -1.5],
@@ -23,6 +23,8 @@ def test_a_history_goes_through_json_and_back():
         "converged": True,
         "seconds": 0.25,
         "restarts": [-2.0, -1.5],
+        "parts": {"loss": [3.0, 1.5]},
+        "waiting": 0.125,
     }
     assert History(**json.loads(text)) == history
 

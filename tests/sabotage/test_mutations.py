@@ -31,6 +31,12 @@ SPECTRAL = "tests/kernels/test_spectral_mixtures.py"
 FLOW = "tests/kernels/test_simplex_fista.py"
 BSS = "tests/metrics/test_bss.py"
 LABELS = "tests/metrics/test_clustering.py"
+VAE = "tests/models/test_vae.py"
+AUTOENCODER = "tests/models/test_autoencoder.py"
+LIKELIHOODS = "tests/nn/test_likelihoods.py"
+NETWORKS = "tests/nn/test_networks.py"
+TRAINING = "tests/learn/test_training.py"
+SHUFFLED = "tests/data/test_shuffled_minibatches.py"
 
 
 @dataclass(frozen=True)
@@ -531,6 +537,138 @@ MUTATIONS = [
         "found.cluster_gap < _SMALL_GAP or found.last_eigenvalue < _SMALL_EIGENVALUE",
         "found.cluster_gap < _SMALL_GAP - 1",
         (MOMENTS,),
+    ),
+    # ---- neural models
+    Mutation(
+        "divergence without its constant",
+        "nn/normal_latent.py",
+        "return 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance)\n",
+        "return 0.5 * (mean.square() + log_variance.exp() - log_variance)\n",
+        (VAE,),
+    ),
+    Mutation(
+        "variance for standard deviation in a draw",
+        "nn/normal_latent.py",
+        "mean + (0.5 * log_variance).exp() * noise.normal(mean)",
+        "mean + log_variance.exp() * noise.normal(mean)",
+        (VAE,),
+    ),
+    Mutation(
+        "bound with the weight of the training",
+        "models/variational.py",
+        "return per_sequence(-reconstruction - divergence, batch)",
+        "return per_sequence(-reconstruction - self._beta * divergence, batch)",
+        (VAE,),
+    ),
+    Mutation(
+        "importance weights without the prior",
+        "models/variational.py",
+        "weight = likelihood + latent.log_prior(codes) - latent.log_posterior(codes, statistics)",
+        "weight = likelihood - latent.log_posterior(codes, statistics)",
+        (VAE,),
+    ),
+    Mutation(
+        "scale of the data left out of the density",
+        "nn/likelihoods.py",
+        "constant = self.n_features * LOG_2PI + 2 * self.scale.log().sum()",
+        "constant = self.n_features * LOG_2PI",
+        (LIKELIHOODS,),
+    ),
+    Mutation(
+        "power for its logarithm in the Itakura-Saito divergence",
+        "nn/likelihoods.py",
+        "return -((values + self.floor) * (-outputs).exp() + outputs).sum(-1)",
+        "return -((values + self.floor) * outputs.exp() + outputs).sum(-1)",
+        (LIKELIHOODS,),
+    ),
+    Mutation(
+        "mean of the logarithms for the logarithm of the mean",
+        "nn/likelihoods.py",
+        "return (values.double().mean(0) + self.floor).log()",
+        "return (values.double() + self.floor).log().mean(0)",
+        (LIKELIHOODS,),
+    ),
+    Mutation(
+        "sparsity that depends on the scale of the code",
+        "models/autoencoder.py",
+        "(codes.abs() @ self.decoder.first_weight().norm(dim=0))",
+        "codes.abs().sum(-1)",
+        (AUTOENCODER,),
+    ),
+    Mutation("Jacobian without random signs", "models/autoencoder.py", "(outputs * signs).sum()", "outputs.sum()", (AUTOENCODER,)),
+    Mutation("masking the other share", "models/autoencoder.py", ">= self._level)", "< self._level)", (AUTOENCODER,)),
+    Mutation(
+        "forward network where the whole sequence is to be seen", "nn/architectures.py", 'n_outputs, "both")', "n_outputs)", (VAE,)
+    ),
+    Mutation(
+        "start of convolutions as of single pixels",
+        "core/neural.py",
+        "return weight[0].numel()",
+        "return weight.shape[1]",
+        (NETWORKS,),
+    ),
+    Mutation(
+        "best model as a reference",
+        "learn/training.py",
+        "{name: value.detach().clone() for name, value in model.state_dict().items()}",
+        "dict(model.state_dict())",
+        (TRAINING,),
+    ),
+    Mutation(
+        "generator left out of the checkpoint",
+        "learn/sgd.py",
+        '        self._generator.set_state(state["generator"].cpu())\n',
+        "",
+        (TRAINING,),
+    ),
+    Mutation(
+        "optimizer left out of the checkpoint",
+        "learn/sgd.py",
+        '        self._optimizer.load_state_dict(state["optimizer"])\n',
+        "",
+        (TRAINING,),
+    ),
+    Mutation(
+        "interrupted epoch begun again",
+        "learn/training.py",
+        "minibatches.epoch(progress.epoch, progress.done)",
+        "minibatches.epoch(progress.epoch, 0)",
+        (TRAINING,),
+    ),
+    Mutation(
+        "step on a loss that is not finite",
+        "learn/sgd.py",
+        '        if math.isfinite(parts["loss"]):  # else the parameters stay what they are\n            self._optimizer.step()',
+        "        self._optimizer.step()",
+        (TRAINING,),
+    ),
+    Mutation(
+        "gradients that are not clipped",
+        "learn/sgd.py",
+        "nn.utils.clip_grad_norm_(self.model.parameters(), self._clip_norm)",
+        "pass",
+        (TRAINING,),
+    ),
+    Mutation(
+        "other parameters let pass at a checkpoint",
+        "learn/checkpoint.py",
+        "if name not in CHANGEABLE and mine.get(name) != theirs.get(name):",
+        "if False:",
+        (TRAINING,),
+    ),
+    Mutation(
+        "the same order in every epoch",
+        "data/minibatches.py",
+        "np.random.default_rng((self._seed, number))",
+        "np.random.default_rng(self._seed)",
+        (SHUFFLED,),
+    ),
+    Mutation(
+        "shares of processes that are not weighed",
+        "data/minibatches.py",
+        "n_processes * share.n_steps / whole.n_steps if len(mine) else 0.0",
+        "1.0 if len(mine) else 0.0",
+        (SHUFFLED,),
     ),
 ]
 

@@ -4,57 +4,29 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self, final
+from typing import Any, ClassVar, Self, final
 
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator
 from sklearn.utils import check_random_state
 from sklearn.utils.metaestimators import available_if
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from unveil.core.constraints import Check
 from unveil.core.history import History
 from unveil.core.model import Model
+from unveil.core.reading import ReadsData
 from unveil.core.run import Run
-from unveil.core.storage import read_model, write_model
+from unveil.core.storage import as_json, read_model, write_model
 from unveil.data.batch import Batch, Batches
-from unveil.data.labels import has_unknown, read_classes, read_labels
 from unveil.data.layout import (
     Layout,
-    as_numeric,
-    as_rows,
-    check_lengths,
-    check_weights,
-    is_many_sequences,
-    offsets_of,
-    read_sequences,
 )
 from unveil.data.workers import map_batches
 from unveil.errors import InputError, ModelFileError, ParameterError
-
-
-@dataclass(frozen=True)
-class Supervision:
-    """How an estimator takes labels in ``y``.
-
-    Attributes
-    ----------
-    each : {"step", "item"}
-        What has one label: each step of a sequence, or each item (point or sequence).
-    n_classes : str
-        The constructor parameter that says how many classes there are; "" where they are those of ``y``, whatever their names, and
-        become ``classes_``.
-    only_partial : bool
-        Whether labels count only where some are unknown (-1); otherwise ``y`` is ignored, as clustering in scikit-learn does.
-    """
-
-    each: Literal["step", "item"]
-    n_classes: str
-    only_partial: bool = False
 
 
 def _can_sample(estimator: Estimator) -> bool:
@@ -65,7 +37,7 @@ def _has_likelihood(estimator: Estimator) -> bool:
     return estimator.has_likelihood
 
 
-class Estimator(BaseEstimator, ABC):
+class Estimator(ReadsData, BaseEstimator, ABC):
     """An estimator says which model it builds and which learner improves it; the rest is here and final.
 
     ``X`` is a 2-D array: one point in each row for a model of points; for a model of sequences ONE sequence, or several with
@@ -83,10 +55,7 @@ class Estimator(BaseEstimator, ABC):
         The width of the data.
     """
 
-    items: ClassVar[Literal["points", "sequences"]] = "points"
-    allows_nan: ClassVar[bool] = False
     constraints: ClassVar[dict[str, Check]] = {}
-    supervision: ClassVar[Supervision | None] = None
     saved_as: ClassVar[dict[str, Callable[[Any], Any]]] = {}
     has_likelihood: ClassVar[bool] = True  # without one there is nothing to score
     can_sample: ClassVar[bool] = True
@@ -94,9 +63,7 @@ class Estimator(BaseEstimator, ABC):
 
     model_: Any
     history_: History
-    n_features_in_: int
     feature_names_in_: np.ndarray
-    classes_: np.ndarray
 
     @abstractmethod
     def build(self, n_features: int) -> Model:
@@ -160,15 +127,15 @@ class Estimator(BaseEstimator, ABC):
         self.model_ = model
         return self
 
-    @final
     @available_if(_has_likelihood)
+    @final
     def score_samples(self, X: Any, *, lengths: Any = None) -> Any:
         """log p(x), or the bound on it that the model has, of each item in nats; shape (n_items,)."""
         values, layout = self._map(X, lengths, self._fitted_model().objective)
         return layout.per_item(values)
 
-    @final
     @available_if(_has_likelihood)
+    @final
     def score(self, X: Any, y: Any = None, *, lengths: Any = None) -> float:
         """The mean of ``score_samples``: nats per point, or per sequence. For a classifier with ``y``, the share that it gets right."""
         if y is not None and hasattr(self, "classes_"):
@@ -176,8 +143,8 @@ class Estimator(BaseEstimator, ABC):
         values, _ = self._map(X, lengths, self._fitted_model().objective)
         return float(values.mean())
 
-    @final
     @available_if(_can_sample)
+    @final
     def sample(self, n_samples: int = 1, *, length: int = 1, random_state: Any = None) -> tuple[Any, Any]:
         """Draw from the fitted distribution.
 
@@ -284,7 +251,7 @@ class Estimator(BaseEstimator, ABC):
     def _parameter_as_json(self, name: str, value: Any) -> Any:
         if isinstance(value, np.random.RandomState):
             return None  # its state has moved on; a saved model needs no generator
-        return _as_json(name, self.saved_as.get(name, _unchanged)(value))
+        return as_json(name, self.saved_as[name](value) if name in self.saved_as else value)
 
     def _identity(self, batches: Batches) -> dict[str, Any]:
         """What tells one training from another."""
@@ -320,90 +287,7 @@ class Estimator(BaseEstimator, ABC):
         with torch.no_grad():
             return torch.cat(list(map_batches(function, batches))), layout
 
-    def _read_labelled(self, X: Any, y: Any, lengths: Any, weights: Any, *, reset: bool) -> Batches:
-        """Batches with the labels that the estimator takes, and without any others."""
-        batches, _ = self._read(X, lengths, weights, reset=reset)
-        takes = self.supervision
-        if takes is None:
-            return batches.replace(labels=None)
-        if not takes.n_classes:
-            if y is None:
-                raise InputError(f"{type(self).__name__} requires y to be passed, but the target y is None; give the classes")
-            self.classes_, labels = read_classes(y, batches.n_sequences)
-            return batches.replace(labels=labels)
-        if y is None or (takes.only_partial and not has_unknown(y)):
-            return batches
-        return batches.replace(labels=read_labels(y, batches, getattr(self, takes.n_classes), each=takes.each))
-
-    def _read(self, X: Any, lengths: Any = None, weights: Any = None, *, reset: bool = False) -> tuple[Batches, Layout]:
-        """Batches and layout of the user's data, checked."""
-        points = self.items == "points"
-        if isinstance(X, Batches):
-            batches = X.as_points() if points else X
-            batches = batches.replace(allow_nan=self.allows_nan)
-            layout = Layout("batches", batches.offsets, tensor=False)
-        elif not points and is_many_sequences(X):
-            batches, layout = read_sequences(X, allow_nan=self.allows_nan)
-        else:
-            table = self._read_table(X, reset=reset)
-            offsets = None if points else offsets_of([len(table)] if lengths is None else check_lengths(lengths, len(table)))
-            batches = Batches(as_rows(table), offsets, allow_nan=self.allows_nan)
-            layout = Layout("array", offsets, isinstance(table, Tensor))
-        if points and lengths is not None:
-            raise InputError(f"{type(self).__name__} takes points, which have no lengths; leave lengths out")
-        if not reset and batches.n_features != self.n_features_in_:
-            raise InputError(
-                f"X has {batches.n_features} features, but {type(self).__name__} is expecting {self.n_features_in_} features "
-                "as input; give the columns that it was fitted on"
-            )
-        if weights is not None:
-            batches = batches.replace(weights=check_weights(weights, batches.n_sequences))
-        return batches, layout
-
-    def _read_table(self, X: Any, *, reset: bool) -> np.ndarray | Tensor:
-        if isinstance(X, Tensor):
-            table = as_numeric(X)
-            if table.ndim != 2 or 0 in table.shape:
-                raise InputError(f"X has shape {tuple(table.shape)}; expected 2 dimensions, (rows, columns), none of them 0")
-            return table
-        if isinstance(X, list) and X and all(np.ndim(each) == 2 for each in X):
-            raise InputError(f"{type(self).__name__} takes one table of points, not a list of {len(X)}; use numpy.concatenate")
-        try:
-            checked: Any = validate_data(
-                self,
-                X,  # pyright: ignore[reportArgumentType]  (its default is a string)
-                reset=reset,
-                dtype=[np.float64, np.float32],
-                ensure_all_finite=False,
-            )
-            return checked
-        except ValueError as error:
-            if "feature names" in str(error):  # a list of names, one in each line
-                raise
-            raise InputError(" ".join(str(error).split())) from error
-
 
 def as_array(parameter: Tensor) -> np.ndarray:
     """A model's parameter as an array of the user's own."""
     return parameter.detach().cpu().numpy().copy()
-
-
-def _unchanged(value: Any) -> Any:
-    return value
-
-
-def _as_json(name: str, value: Any) -> Any:
-    """A constructor parameter as JSON can hold it."""
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
-    if isinstance(value, np.generic):
-        return value.item()
-    if isinstance(value, (list, tuple, set, frozenset)):
-        return [_as_json(name, each) for each in value]
-    if isinstance(value, dict):
-        return {str(key): _as_json(name, each) for key, each in value.items()}
-    if isinstance(value, np.ndarray):
-        return value.tolist()
-    raise ModelFileError(
-        f"cannot save the parameter {name}={value!r} of type {type(value).__name__}; use numbers, strings or arrays"
-    )

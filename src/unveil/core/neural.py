@@ -44,7 +44,7 @@ class GradientModel(LikelihoodModel):
 
 
 class AdversarialModel(Model):
-    """Players with a loss each, for ``unveil.learn.adversarial``."""
+    """Players with a loss each, for ``unveil.learn.adversarial``, which puts the model into training mode and back."""
 
     @abstractmethod
     def players(self) -> dict[str, nn.Module]:
@@ -242,6 +242,9 @@ class CodingModel(GradientModel):
     latent : Latent
     likelihood : Likelihood
     """
+
+    code_means: Tensor
+    code_variances: Tensor
 
     def __init__(self, encoder: Network, latent: Latent, decoder: Network, likelihood: Likelihood):
         super().__init__()

@@ -8,6 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import safetensors
 import safetensors.torch
 from torch import Tensor
@@ -64,3 +65,20 @@ def library_versions() -> dict[str, str]:
         except PackageNotFoundError:
             found[name] = "not installed"
     return found
+
+
+def as_json(name: str, value: Any) -> Any:
+    """A constructor parameter as JSON can hold it."""
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [as_json(name, each) for each in value]
+    if isinstance(value, dict):
+        return {str(key): as_json(name, each) for key, each in value.items()}
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    raise ModelFileError(
+        f"cannot save the parameter {name}={value!r} of type {type(value).__name__}; use numbers, strings or arrays"
+    )

@@ -184,15 +184,8 @@ class Batches:
 
     def replace(self, **changes) -> Batches:
         """A copy with other settings, over the same rows."""
-        settings = {
-            "rows": self.rows,
-            "offsets": self.offsets,
-            "weights": self.weights,
-            "labels": self.labels,
-            "batch_steps": self.batch_steps,
-            "allow_nan": self.allow_nan,
-        }
-        return Batches(**(settings | changes))
+        names = ("rows", "offsets", "weights", "labels", "batch_steps", "allow_nan")
+        return Batches(**({name: getattr(self, name) for name in names} | changes))
 
     def restricted_to(self, kept: Tensor) -> Batches:
         """Only the items that are ``kept`` (n_sequences,): copied where they are in memory; in a file, the others get weight 0."""
@@ -205,12 +198,13 @@ class Batches:
 
     def between(self, first: int, last: int) -> Batches:
         """Only the items ``first`` to ``last``, which stay where they are."""
-        start, stop = (first, last) if self.offsets is None else (int(self.offsets[first]), int(self.offsets[last]))
+        offsets = self.offsets if self.offsets is None else self.offsets[first : last + 1]
+        start, stop = (first, last) if offsets is None else (int(offsets[0]), int(offsets[-1]))
         return self.replace(
             rows=PartOfRows(self.rows, start, stop),
-            offsets=None if self.offsets is None else self.offsets[first : last + 1] - start,
-            weights=None if self.weights is None else self.weights[first:last],
-            labels=None if self.labels is None else self.labels[start:stop],
+            offsets=None if offsets is None else offsets - start,
+            weights=self.weights if self.weights is None else self.weights[first:last],
+            labels=self.labels if self.labels is None else self.labels[start:stop],
         )
 
     def at_most(self, n_statistics: int | None) -> Batches:
@@ -252,8 +246,7 @@ class Batches:
         return Batch(values, offsets, weights, labels, start=first)
 
     def _check(self, values: Tensor, start: int) -> None:
-        # One pass, no temporary, no threads that would then spin beside those that work on the batches. A sum can overflow, so look
-        # closer before complaining.
+        # One pass, no temporary, no threads that would then spin beside workers. A sum can overflow: look closer before complaining.
         with np.errstate(all="ignore"):
             total = values.numpy().sum() if values.device.type == "cpu" else values.sum()
         if math.isfinite(total):

@@ -172,8 +172,8 @@ def sections(result: Comparison) -> list[Section]:
     robust = min((kind for kind in rows), key=lambda kind: rows[kind]["from blackened"])
     calm = min((kind for kind in rows), key=lambda kind: rows[kind]["sensitivity"])
     said = (
-        f"The least error is that of “{best}”, {rows[best]['squared error']:.2f} against {rows['PCA']['squared error']:.2f} of PCA with as many "
-        f"numbers. From half of the pixels, “{robust}” does best ({rows[robust]['from blackened']:.2f}; “deep” "
+        f"The least error is that of “{best}”, {rows[best]['squared error']:.2f} against {rows['PCA']['squared error']:.2f} of PCA. "
+        f"From half of the pixels, “{robust}” does best ({rows[robust]['from blackened']:.2f}; “deep” "
         f"{rows['deep']['from blackened']:.2f}). The codes of “sparse” have a Hoyer sparsity of {rows['sparse']['Hoyer sparsity']:.2f} "
         f"(“deep” {rows['deep']['Hoyer sparsity']:.2f}), and those of “{calm}” change least with the image. One seed; errors of "
         "two seeds differ by some percent."

@@ -43,9 +43,9 @@ class Checkpoint:
     >>> checkpoint = Checkpoint(Path(tempfile.mkdtemp()), {"estimator": "VAE"})
     >>> checkpoint.read() is None
     True
-    >>> checkpoint.write({"epoch": 3, "generator": torch.tensor([1, 2])})
+    >>> checkpoint.write({"epoch": 3, "losses": [2.5, 1.5]})
     >>> checkpoint.read()
-    {'epoch': 3, 'generator': tensor([1, 2])}
+    {'epoch': 3, 'losses': [2.5, 1.5]}
     """
 
     def __init__(self, folder: Path, identity: dict[str, Any], *, writes: bool = True):

@@ -69,7 +69,9 @@ class EpochBar:
         elif epoch.number == 0 or time.monotonic() - self._last_line > self._plain_every:
             self._last_line = time.monotonic()
             said = ", ".join(f"{name} {value:.6g}" for name, value in numbers_of(epoch).items())
-            self._console.print(f"{self._title}: epoch {epoch.number + 1}/{epoch.max_epochs}: {said}", highlight=False, soft_wrap=True)
+            self._console.print(
+                f"{self._title}: epoch {epoch.number + 1}/{epoch.max_epochs}: {said}", highlight=False, soft_wrap=True
+            )
 
     def _table(self) -> Table:
         names = list(numbers_of(self._epochs[-1]))

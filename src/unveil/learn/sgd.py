@@ -25,20 +25,21 @@ from unveil.learn.processes import Processes
 from unveil.learn.training import train
 
 PRODUCTS_PER_NUMBER = 4096  # multiplications of networks, of which a core makes that many more than it reads numbers
+BETAS = (0.9, 0.999)  # Adam's usual memory of gradients and of their squares
 VALIDATION_STEPS = 2048  # of held-out data at a time
 VALIDATION_SEED = 5  # the same random numbers in every epoch, so that losses can be compared
 
 
-def _adam(parameters: Iterable[nn.Parameter], learning_rate: float, beta1: float) -> torch.optim.Optimizer:
-    return torch.optim.Adam(parameters, learning_rate, betas=(beta1, 0.999), fused=True)
+def _adam(parameters: Iterable[nn.Parameter], learning_rate: float, betas: tuple[float, float]) -> torch.optim.Optimizer:
+    return torch.optim.Adam(parameters, learning_rate, betas=betas, fused=True)
 
 
-def _rmsprop(parameters: Iterable[nn.Parameter], learning_rate: float, beta1: float) -> torch.optim.Optimizer:
+def _rmsprop(parameters: Iterable[nn.Parameter], learning_rate: float, betas: tuple[float, float]) -> torch.optim.Optimizer:
     return torch.optim.RMSprop(parameters, learning_rate)
 
 
-def _plain(parameters: Iterable[nn.Parameter], learning_rate: float, beta1: float) -> torch.optim.Optimizer:
-    return torch.optim.SGD(parameters, learning_rate, momentum=beta1)
+def _plain(parameters: Iterable[nn.Parameter], learning_rate: float, betas: tuple[float, float]) -> torch.optim.Optimizer:
+    return torch.optim.SGD(parameters, learning_rate, momentum=betas[0])
 
 
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {"adam": _adam, "rmsprop": _rmsprop, "sgd": _plain}
@@ -150,7 +151,7 @@ def sgd(
     with EpochBar(title if processes.is_first else None) as bar, cores_for(n_products // PRODUCTS_PER_NUMBER):
         descent = Descent(
             model,
-            OPTIMIZERS[optimizer](model.parameters(), learning_rate, 0.9),
+            OPTIMIZERS[optimizer](model.parameters(), learning_rate, BETAS),
             seeded(noise + processes.rank, place),
             held_out=None if kept is None else ready(kept, place, dtype),
             factor=lambda epoch: SCHEDULES[schedule](epoch / max_epochs),

@@ -11,10 +11,11 @@ from torch import Tensor
 
 from unveil.core.constraints import as_covariances, as_probabilities, choice, integer, real
 from unveil.core.criteria import CriteriaMixin
-from unveil.core.estimator import Estimator, Supervision, as_array
+from unveil.core.estimator import Estimator, as_array
 from unveil.core.history import History
 from unveil.core.mixins import ClusterMixin, ImputeMixin
 from unveil.core.model import Emission
+from unveil.core.reading import Supervision
 from unveil.data.batch import Batches
 from unveil.kernels.gaussian import inverse
 from unveil.learn.restarts import VARIANT_CONSTRAINTS, em_from_starts, em_settings

@@ -8,9 +8,10 @@ import numpy as np
 import torch
 
 from unveil.core.constraints import integer
-from unveil.core.estimator import Estimator, Supervision, as_array
+from unveil.core.estimator import Estimator, as_array
 from unveil.core.history import History
 from unveil.core.mixins import ClassifyMixin, ImputeMixin
+from unveil.core.reading import Supervision
 from unveil.data.batch import Batch, Batches
 from unveil.learn.restarts import VARIANT_CONSTRAINTS, em_from_starts, em_settings
 from unveil.models.emission_settings import GAUSSIAN_CONSTRAINTS, SAVED_AS, build_emission

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from unveil.core.criteria import CriteriaMixin
-from unveil.core.estimator import Estimator, Supervision
+from unveil.core.estimator import Estimator
 from unveil.core.history import History
+from unveil.core.reading import Supervision
 from unveil.data.batch import Batches
 from unveil.learn.restarts import em_from_starts, em_settings
 from unveil.learn.stochastic import PartialFitMixin

@@ -8,9 +8,10 @@ import numpy as np
 
 from unveil.core.constraints import as_probabilities, choice, integer, real
 from unveil.core.criteria import CriteriaMixin
-from unveil.core.estimator import Estimator, Supervision, as_array
+from unveil.core.estimator import Estimator, as_array
 from unveil.core.history import History
 from unveil.core.mixins import ClusterMixin, ImputeMixin
+from unveil.core.reading import Supervision
 from unveil.data.batch import Batches
 from unveil.learn.restarts import VARIANT_CONSTRAINTS, em_from_starts, em_settings
 from unveil.learn.stochastic import PartialFitMixin

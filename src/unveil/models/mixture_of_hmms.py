@@ -9,9 +9,10 @@ import torch
 
 from unveil.core.constraints import choice, integer, integer_or
 from unveil.core.criteria import CriteriaMixin
-from unveil.core.estimator import Estimator, Supervision, as_array
+from unveil.core.estimator import Estimator, as_array
 from unveil.core.history import History
 from unveil.core.mixins import ClusterMixin
+from unveil.core.reading import Supervision
 from unveil.data.batch import Batches
 from unveil.learn.restarts import em_from_starts, em_settings
 from unveil.learn.stochastic import PartialFitMixin

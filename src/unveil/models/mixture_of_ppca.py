@@ -11,9 +11,10 @@ from torch import Tensor
 
 from unveil.core.constraints import as_probabilities, as_shape, choice, integer, real
 from unveil.core.criteria import CriteriaMixin
-from unveil.core.estimator import Estimator, Supervision, as_array
+from unveil.core.estimator import Estimator, as_array
 from unveil.core.history import History
 from unveil.core.mixins import ClusterMixin, ImputeMixin
+from unveil.core.reading import Supervision
 from unveil.data.batch import Batch, Batches
 from unveil.emissions.low_rank_gaussian import NOISES, LowRankGaussian
 from unveil.errors import InputError
