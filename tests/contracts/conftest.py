@@ -11,6 +11,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from sklearn.base import BaseEstimator
 from sklearn.utils import get_tags
 
 from unveil.core.model import EMModel
@@ -23,6 +24,8 @@ from unveil.kernels.gaussian import COVARIANCE_TYPES
 from unveil.learn.em import em
 from unveil.learn.reduce import REDUCTIONS
 from unveil.models import discover
+from unveil.models.autoencoder import Autoencoder
+from unveil.models.gaussian_mixture import GaussianMixture
 
 CHEAP = {
     "n_components": 3,
@@ -38,6 +41,10 @@ CHEAP = {
     "batch_size": 16,
     "max_epochs": 2,
     "dtype": "float64",
+}
+PARTS = {  # of models that are made of other estimators
+    "autoencoder": lambda: Autoencoder(2, hidden=8, batch_size=16, max_epochs=2, dtype="float64"),
+    "base": lambda: GaussianMixture(3, max_iter=4, tol=0.0),
 }
 VARIANTS = {
     "covariance_type": COVARIANCE_TYPES,
@@ -87,7 +94,8 @@ class Case:
     @property
     def limit(self):
         """The name of the parameter that ends learning."""
-        return next(name for name in ("max_iter", "max_epochs") if name in inspect.signature(self.cls).parameters)
+        names = self.new().get_params(deep=True)
+        return next(name for name in ("max_iter", "max_epochs", "autoencoder__max_epochs") if name in names)
 
     @property
     def emission(self):
@@ -105,13 +113,16 @@ class Case:
     @property
     def starting_values(self):
         """The names of the parameters that are given arrays to start from."""
-        names = self.new().get_params()
+        names = self.new().get_params(deep=False)
         return [name for name in names if name.endswith("_init") and name not in ("n_init", "emission_init")]
 
     def new(self, **changes):
         accepted = inspect.signature(self.cls).parameters
         cheap = {name: value for name, value in CHEAP.items() if name in accepted}
-        return self.cls(**cheap | dict(self.options) | changes)
+        cheap |= {name: make() for name, make in PARTS.items() if name in accepted}
+        nested = {name: value for name, value in changes.items() if "__" in name}
+        own = {name: value for name, value in changes.items() if name not in nested}
+        return self.cls(**cheap | dict(self.options) | own).set_params(**nested)
 
     def arrays(self, seed=0, n_items=40, scale=1.0, offset=0.0):
         """One table for each sequence, or one table of points in a list: clusters that can be told apart, but overlap."""
@@ -190,6 +201,11 @@ class Case:
 def forget(model):
     """Drop what a model keeps from one pass to the next."""
     getattr(model, "forget", lambda: None)()
+
+
+def settings_of(estimator):
+    """Constructor parameters, those of its parts too."""
+    return {name: value for name, value in estimator.get_params().items() if not isinstance(value, BaseEstimator)}
 
 
 def numbers_of(model):
@@ -306,5 +322,5 @@ def tools():
     from types import SimpleNamespace
 
     return SimpleNamespace(
-        forget=forget, numbers_of=numbers_of, flat=flat, fields_of=fields_of, n_features=N_FEATURES, reductions=REDUCTIONS
+        forget=forget, numbers_of=numbers_of, settings_of=settings_of, flat=flat, fields_of=fields_of, n_features=N_FEATURES, reductions=REDUCTIONS
     )

@@ -6,8 +6,18 @@ import pytest
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from unveil.models import discover
+from unveil.models.autoencoder import Autoencoder
+from unveil.models.gaussian_mixture import GaussianMixture
 
-QUICK = {"max_iter": 20, "tol": 0.0, "max_epochs": 3, "hidden": 8, "n_latent": 1}
+QUICK = {
+    "max_iter": 20,
+    "tol": 0.0,
+    "max_epochs": 3,
+    "hidden": 8,
+    "n_latent": 1,
+    "autoencoder": Autoencoder(1, hidden=8, max_epochs=3),
+    "base": GaussianMixture(1),
+}
 
 
 def estimators_of_points():
