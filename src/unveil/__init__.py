@@ -20,6 +20,8 @@ _PLACES = {
     "separate": "unveil.audio.separate",
     "Separator": "unveil.audio.separate",
     "separate_blind": "unveil.audio.blind",
+    "resynthesize": "unveil.audio.resynthesize",
+    "power_frames": "unveil.audio.resynthesize",
     "bss_eval": "unveil.metrics.bss",
     "si_sdr": "unveil.metrics.bss",
     "select": "unveil.selection",

@@ -109,3 +109,12 @@ def test_transforms_differentiate():
     spectrum = torch.complex(*spectrum).requires_grad_()
     assert torch.autograd.gradcheck(lambda x: torch.view_as_real(stft(x, 8, 4)), signal)
     assert torch.autograd.gradcheck(lambda x: istft(x, 8, 4, 11), spectrum)
+
+
+def test_sine_window_is_half_a_sine_and_its_inverse_exact():
+    """A constant signal under half a sine: the sum of the window is the zero frequency of a frame in the middle."""
+    window = np.sin(np.pi * (np.arange(64) + 0.5) / 64)
+    spectrum = stft(torch.ones(640, dtype=torch.float64), 64, 16, "sine")
+    assert_allclose(spectrum[0, 20].abs(), window.sum(), rtol=1e-12, atol=0)
+    x = torch.randn(3, 1000, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    assert_allclose(istft(stft(x, 64, 16, "sine"), 64, 16, 1000, "sine"), x, rtol=0, atol=1e-12)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -10,12 +9,12 @@ from typing import Any
 import numpy as np
 import torch
 from sklearn.utils.validation import check_is_fitted
-from torch import Tensor
 
 from unveil.audio.separate import check_signal
 from unveil.core.estimator import Estimator
 from unveil.data.files import audio_files, read_audio, resample
 from unveil.errors import InputError, ParameterError
+from unveil.kernels.stft import istft, stft
 
 WINDOW_SECONDS = 0.064
 OVERLAP = 4  # windows over each sample
@@ -125,7 +124,8 @@ def power_frames(sounds: str | os.PathLike | Iterable[Any], sample_rate: int) ->
         check_signal(samples, name)
         mono = np.atleast_2d(np.asarray(samples, dtype=np.float32)).mean(0)
         check_signal(mono, f"{name}, made mono")
-        frames.append(_stft(torch.from_numpy(mono / np.abs(mono).max()), n_fft).abs().square().T.numpy())
+        spectrum = stft(torch.from_numpy(mono / np.abs(mono).max()), n_fft, n_fft // OVERLAP, "sine")
+        frames.append(spectrum.abs().square().T.numpy())
     if not frames:
         raise InputError("there are no sounds; give at least one")
     return np.concatenate(frames)
@@ -172,25 +172,11 @@ def _chunks(n_samples: int, n_fft: int, length: int) -> Iterator[tuple[int, int]
 
 def _said_again(channels: np.ndarray, n_fft: int, estimator: Any) -> np.ndarray:
     """Channels (n_channels, n_samples) with magnitudes of the model, and phases of their own."""
-    spectrum = _stft(torch.from_numpy(channels), n_fft)
+    hop = n_fft // OVERLAP
+    spectrum = stft(torch.from_numpy(channels), n_fft, hop, "sine")
     power = torch.stack([estimator.reconstruct(frames).double() for frames in spectrum.abs().square().mT])
-    return _istft(torch.polar(power.mT.clamp_min(0).sqrt(), spectrum.angle()), n_fft, channels.shape[1]).numpy()
-
-
-def _stft(signal: Tensor, n_fft: int) -> Tensor:
-    """Complex spectrogram (..., n_fft // 2 + 1, n_frames) under halves of a sine, centred on multiples of a quarter of a window."""
-    window = _half_sine(n_fft, signal.dtype)
-    return torch.stft(signal, n_fft, n_fft // OVERLAP, window=window, center=True, pad_mode="constant", return_complex=True)
-
-
-def _istft(spectrum: Tensor, n_fft: int, n_samples: int) -> Tensor:
-    """The signals whose spectrograms are closest."""
-    window = _half_sine(n_fft, spectrum.real.dtype)
-    return torch.istft(spectrum, n_fft, n_fft // OVERLAP, window=window, center=True, length=n_samples)
-
-
-def _half_sine(n_fft: int, dtype: torch.dtype) -> Tensor:
-    return torch.sin(math.pi * (torch.arange(n_fft, dtype=dtype) + 0.5) / n_fft)
+    again = torch.polar(power.mT.clamp_min(0).sqrt(), spectrum.angle())
+    return istft(again, n_fft, hop, channels.shape[1], "sine").numpy()
 
 
 def _of_length(channels: np.ndarray, n_samples: int) -> np.ndarray:
