@@ -101,7 +101,7 @@ INFINITE = "infinity at row 7 of inf.npy, column 1; replace it by a finite numbe
 SYMBOLS = "fit HMM gaps.npy -o earlier/model.unveil --set emission=categorical"
 CLASSES = "fit GaussianMixtureClassifier {} -o earlier/model.unveil --labels {}"
 CHAINS = "CategoricalHMM, GaussianHMM, HMM"
-ALL_MODELS = "CategoricalHMM, .*, GaussianHMM, GaussianMixture, .*, HMM, .*, NMF, PPCA"
+ALL_MODELS = "Autoencoder, CategoricalHMM, .*, GaussianHMM, GaussianMixture, .*, HMM, .*, NMF, PPCA"
 SELECT = "select GaussianMixture points.npy -o earlier --grid {}"
 
 FAILS = {  # command: what the line says, in order
@@ -133,7 +133,7 @@ FAILS = {  # command: what the line says, in order
     PREDICT.format("points.csv"): "points.csv: damaged or not a model file .*; save or copy the model again",
     PREDICT.format(
         "foreign.unveil"
-    ): "foreign.unveil: holds a 'os.system', which this version does not know; it knows CategoricalHMM, ",
+    ): "foreign.unveil: holds a 'os.system', which this version does not know; it knows Autoencoder, ",
     PREDICT.format("misfit.unveil"): "misfit.unveil: its contents do not fit a NMF .*; save the model again",
     PREDICT.format("newer.unveil"): "newer.unveil: written by a newer Unveil (format 99 > 1); upgrade Unveil",
     PREDICT.format(
@@ -226,7 +226,7 @@ MISUSES = {
     "score hmm.unveil counts.npy --steps --each": "--each and --steps: scores of items or of steps, not both; leave one out",
     "forecast hmm.unveil counts.npy -o out.xlsx": "--out out.xlsx: expected a name that ends in .npy or .csv",
     "impute lds.unveil waves.npz -o out.wav": "--out out.wav: expected a name that ends in .npy, .csv or .npz",
-    "select Mixture points.npy --grid n_components=1:2": "no model 'Mixture'; there are CategoricalHMM, .*GaussianHMM, ",
+    "select Mixture points.npy --grid n_components=1:2": "no model 'Mixture'; there are Autoencoder, CategoricalHMM, .*GaussianHMM, ",
     "select NMF points.npy --grid n_components=1:2 --set k=3": "NMF has no setting 'k'; it has ",
     f"{SELECT.format('n_components=1:2')} --criterion size": "--criterion='size': expected one of 'bic', 'aic', 'icl', 'cv'",
     SELECT.format("k=1:2"): "GaussianMixture has no setting 'k'; it has .*n_components, ",

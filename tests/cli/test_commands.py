@@ -56,7 +56,7 @@ def test_fit_saves_a_model_and_says_how_it_went(here, unveil):
     told = unveil(FIT)
     assert (told.code, told.err) == (0, "")
     assert told.out.startswith("GaussianMixture: converged after ")
-    assert told.out.endswith("nats per step; saved to m.unveil\n")
+    assert told.out.endswith("nats per point; saved to m.unveil\n")
 
 
 def test_settings_are_numbers_lists_or_words(here, unveil):

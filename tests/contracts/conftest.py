@@ -322,5 +322,11 @@ def tools():
     from types import SimpleNamespace
 
     return SimpleNamespace(
-        forget=forget, numbers_of=numbers_of, settings_of=settings_of, flat=flat, fields_of=fields_of, n_features=N_FEATURES, reductions=REDUCTIONS
+        forget=forget,
+        numbers_of=numbers_of,
+        settings_of=settings_of,
+        flat=flat,
+        fields_of=fields_of,
+        n_features=N_FEATURES,
+        reductions=REDUCTIONS,
     )

@@ -84,7 +84,9 @@ def test_tensors_are_not_written_to(case):
 def test_parameters_given_as_arrays_are_not_written_to(given_case):
     case = given_case
     fitted = case.new().fit(case.data())
-    names = [name for name in fitted.get_params(deep=False) if name.endswith("_init") and hasattr(fitted, name.removesuffix("init"))]
+    names = [
+        name for name in fitted.get_params(deep=False) if name.endswith("_init") and hasattr(fitted, name.removesuffix("init"))
+    ]
     assert names
     given = {name: getattr(fitted, name.removesuffix("init")) for name in names}
     before = copy.deepcopy(given)
@@ -160,7 +162,9 @@ def test_saved_and_loaded_is_the_same_bit_for_bit(case, tmp_path, tools):
 def test_saved_with_array_parameters(case, tmp_path):
     X = case.data()
     fitted = case.new().fit(X)
-    names = [name for name in fitted.get_params(deep=False) if name.endswith("_init") and hasattr(fitted, name.removesuffix("init"))]
+    names = [
+        name for name in fitted.get_params(deep=False) if name.endswith("_init") and hasattr(fitted, name.removesuffix("init"))
+    ]
     estimator = case.new(**{name: getattr(fitted, name.removesuffix("init")) for name in names}).fit(X)
     estimator.save(tmp_path / "model.unveil")
     loaded = unveil.load(tmp_path / "model.unveil")

@@ -1,13 +1,15 @@
 """Memory is used again only when nobody holds it."""
 
 import threading
+from threading import local
 
 import torch
 
 from unveil.kernels.memory import empty
 
 
-def test_a_piece_that_is_held_is_not_handed_out_again():
+def test_a_piece_that_is_held_is_not_handed_out_again(monkeypatch):
+    monkeypatch.setattr("unveil.kernels.memory._kept", local())  # nothing that was held before
     first = empty(100, 1000)
     place = first.data_ptr()
     assert empty(100, 1000).data_ptr() != place

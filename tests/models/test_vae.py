@@ -190,7 +190,7 @@ def test_data_outside_of_the_range_is_refused_before_learning(likelihood, wrong,
         fitted.score(X)
     monkeypatch.setattr("unveil.learn.sgd.train", lambda *arguments, **options: pytest.fail("it learned"))
     with pytest.raises(InputError, match=match) as raised:
-        VAE(2, **QUICK, likelihood=likelihood).fit(X, validation=X[8:])
+        VAE(2, **QUICK, likelihood=likelihood).fit(X)
     assert "\n" not in str(raised.value)
 
 

@@ -39,6 +39,10 @@ class GradientModel(LikelihoodModel):
     """
 
     @abstractmethod
+    def inspect(self, batch: Batch) -> None:
+        """Raise InputError where the model cannot be learned from data, before anything is done with it."""
+
+    @abstractmethod
     def loss(self, batch: Batch, generator: torch.Generator, epoch: float) -> Loss:
         """What a minibatch costs after ``epoch`` passes over the data, on which warm-ups depend; infinity is after all of them."""
 
@@ -252,11 +256,13 @@ class CodingModel(GradientModel):
         for name in ("code_means", "code_variances"):
             self.register_buffer(name, torch.zeros(latent.n_codes))
 
+    def inspect(self, batch: Batch) -> None:
+        """Make sure of the data's range."""
+        self.likelihood.check(batch)
+
     @torch.no_grad()
     def initialize(self, batches: Batches, generator: torch.Generator) -> None:
-        """Make sure of the data's range, and start with what is known of its scale."""
-        for batch in batches:
-            self.likelihood.check(batch)
+        """Start with what is known of the scale of the data."""
         values = batches.sample_steps(START_SAMPLE, generator)[0].contiguous()
         for part in (self.encoder, self.decoder):
             start(part, generator)

@@ -141,6 +141,9 @@ def sgd(
     processes, home = Processes.join(), next(model.parameters()).device
     place, dtype = working_device(device, batches.device), next(model.parameters()).dtype
     batches = loaded(batches)
+    for source in (batches, run.validation or ()):
+        for batch in source:  # which also looks for NaN and infinity, and names their place in all of the data
+            model.inspect(batch)
     seed, split, noise = (int(torch.randint(2**31, (), generator=generator)) for _ in range(3))
     learned, kept = (
         (batches, run.validation) if run.validation is not None else held_out(batches, validation_fraction, seeded(split))

@@ -49,11 +49,13 @@ class VAEMixture(GradientModel):
         self.components = nn.ModuleList(components)
         self.logits = nn.Parameter(torch.zeros(len(components)))
 
+    def inspect(self, batch: Batch) -> None:
+        """Make sure of the data's range, which is that of each component."""
+        self.components[0].inspect(batch)
+
     @torch.no_grad()
     def initialize(self, batches: Batches, generator: torch.Generator) -> None:
         """Each component starts at the scale and the mean of one cluster of k-means: alike, they would stay alike."""
-        for batch in batches:
-            self.components[0].likelihood.check(batch)
         values = batches.sample_steps(START_SAMPLE, generator)[0].contiguous()
         if len(values) < len(self.components):
             raise InputError(f"n_clusters={len(self.components)} but X has {len(values)} points; give more, or fewer clusters")
