@@ -31,11 +31,14 @@ $(VENV)/.installed-%: $(VENV)/.installed pyproject.toml constraints.txt
 demo: $(VENV)/.installed
 	$(BIN)/unveil demo --out $(DEMO)
 
+# one process for each core, each on that core alone: threads of several processes would wait for each other
+TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
+
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest
+	$(TEST)
 
 test-all: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -m "not gpu"
+	$(TEST) -m "not gpu"
 
 check: $(VENV)/.installed-test $(VENV)/.installed-check
 	$(BIN)/ruff check
