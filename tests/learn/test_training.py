@@ -310,3 +310,17 @@ def test_small_file_is_read_into_memory_and_a_large_one_is_streamed(tmp_path, mo
     assert streamed.score(data(1000)) > VAE(2, **settings | {"max_epochs": 1}).fit(data(1000)).score(data(1000)) + 1.0
     assert 0 <= streamed.history_.waiting < 1
     assert_same(VAE(2, **settings).fit(unveil.open_batches(tmp_path / "X.npy")), streamed)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("architecture", ["mlp", "recurrent"])
+def test_gpu_learns_what_the_cpu_learns(architecture):
+    """Random numbers differ, so the scores are compared; and the model comes back to where the data is."""
+    X = data().reshape(20, 10, 5) if architecture == "recurrent" else data()
+    settings = SETTINGS | {"max_epochs": 40, "architecture": architecture, "batch_size": 4 if architecture == "recurrent" else 16}
+    on_gpu, on_cpu = (VAE(2, **settings, device=device).fit(X) for device in ("cuda", "cpu"))
+    assert next(on_gpu.model_.parameters()).device.type == "cpu"
+    n_steps = 10 if architecture == "recurrent" else 1
+    assert_allclose(on_gpu.score(X) / n_steps, on_cpu.score(X) / n_steps, rtol=0, atol=0.5)
+    resident = torch.from_numpy(X).cuda()
+    assert on_gpu.transform(resident).device.type == "cuda"

@@ -7,7 +7,7 @@ from numpy.testing import assert_allclose
 from scipy.linalg import subspace_angles
 from sklearn.decomposition import PCA
 
-from unveil.core.neural import Noise
+from unveil.core.noise import RandomNoise
 from unveil.data.batch import Batch
 from unveil.errors import InputError, ParameterError
 from unveil.models.autoencoder import Autoencoder, squared_jacobian
@@ -71,7 +71,7 @@ def test_jacobian_is_the_exact_one_in_the_mean():
     network = torch.nn.Sequential(torch.nn.Linear(5, 7), torch.nn.Tanh(), torch.nn.Linear(7, 3)).double()
     inputs = torch.randn(4, 5, dtype=torch.float64, requires_grad=True)
     exact = torch.func.vmap(torch.func.jacrev(network))(inputs.detach()).square().sum((1, 2))
-    draws = [squared_jacobian(network(inputs), inputs, Noise(torch.Generator().manual_seed(i))).detach() for i in range(4000)]
+    draws = [squared_jacobian(network(inputs), inputs, RandomNoise(torch.Generator().manual_seed(i))).detach() for i in range(4000)]
     mean, error = torch.stack(draws).mean(0), torch.stack(draws).std(0) / 4000**0.5
     assert ((mean - exact.detach()).abs() < 5 * error).all()
 
@@ -133,7 +133,7 @@ def test_denoising_restores_what_is_masked():
 def test_corruption_is_as_strong_as_asked(corruption, level):
     model = Autoencoder(2, **QUICK, corruption=corruption, corruption_level=level).fit(data()).model_
     inputs = torch.full((20_000, 8), 2.0)
-    corrupted = model._corrupted(inputs, Noise(torch.Generator().manual_seed(0)))
+    corrupted = model._corrupted(inputs, RandomNoise(torch.Generator().manual_seed(0)))
     if corruption == "masking":
         assert set(corrupted.unique().tolist()) == {0.0, 2.0}
         assert_allclose((corrupted == 0).float().mean().item(), level, rtol=0, atol=0.01)

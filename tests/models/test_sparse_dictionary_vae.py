@@ -9,7 +9,7 @@ from scipy.optimize import minimize_scalar
 from torch.distributions import Normal, kl_divergence
 
 import unveil
-from unveil.core.neural import Noise
+from unveil.core.noise import RandomNoise
 from unveil.data.batch import Batch
 from unveil.errors import InputError, ParameterError
 from unveil.models.sparse_dictionary_vae import DictionaryLatent, SparseDictionaryVAE, cosine_dictionary
@@ -94,7 +94,7 @@ def test_the_decoder_takes_the_combination_of_atoms(generator):
 
 def test_draws_have_the_moments_of_q(latent):
     parts = statistics(torch.Generator().manual_seed(2), 1).expand(40_000, -1)
-    draws = latent.draw(parts, Noise(torch.Generator().manual_seed(3)), 0.0)
+    draws = latent.draw(parts, RandomNoise(torch.Generator().manual_seed(3)), 0.0)
     mean, variance = parts[0, :5], parts[0, 5:].exp()
     error = (variance / len(draws)).sqrt()
     assert ((draws.mean(0) - mean).abs() < 5 * error).all()

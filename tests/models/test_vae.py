@@ -8,7 +8,7 @@ import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.stats import multivariate_normal
 
-from unveil.core.neural import Noise
+from unveil.core.noise import RandomNoise
 from unveil.data.batch import Batch
 from unveil.errors import IdentifiabilityWarning, InputError, ParameterError
 from unveil.metrics.clustering import clustering_accuracy
@@ -125,7 +125,7 @@ def test_divergence_from_the_standard_normal():
     q = torch.distributions.Normal(mean, (0.5 * log_variance).exp())
     expected = torch.distributions.kl_divergence(q, torch.distributions.Normal(0.0, 1.0))
     assert_allclose(latent.divergence(statistics, mean, 0.0), expected, rtol=1e-12, atol=0)
-    codes = latent.draw(statistics, Noise(torch.Generator().manual_seed(1)), 0.0)
+    codes = latent.draw(statistics, RandomNoise(torch.Generator().manual_seed(1)), 0.0)
     assert_allclose(latent.log_posterior(codes, statistics), q.log_prob(codes).sum(1), rtol=1e-12, atol=0)
     assert_allclose(latent.mean_square(statistics), q.mean**2 + q.variance, rtol=1e-12, atol=0)
 

@@ -10,7 +10,7 @@ from scipy.integrate import quad
 from scipy.stats import norm
 
 import unveil
-from unveil.core.neural import Noise
+from unveil.core.noise import RandomNoise
 from unveil.errors import ParameterError
 from unveil.models.variational_sparse_coding import SpikeAndSlabLatent, VariationalSparseCoding
 
@@ -53,7 +53,7 @@ def test_the_divergence_by_quadrature(latent):
 def test_the_divergence_is_the_mean_of_the_log_ratio_of_densities(latent):
     *_, statistics = parts()
     many = statistics.expand(100_000, -1)
-    codes = latent.draw(many, Noise(torch.Generator().manual_seed(0)), INF)
+    codes = latent.draw(many, RandomNoise(torch.Generator().manual_seed(0)), INF)
     ratio = latent.log_posterior(codes, many) - latent.log_prior(codes)
     error = float(ratio.std() / len(ratio) ** 0.5)
     assert abs(float(ratio.mean() - latent.divergence(statistics, None, INF).sum())) < 5 * error
@@ -78,7 +78,7 @@ def test_certain_spikes_have_a_finite_divergence_and_gradient(latent, logit):
 
 def test_draws_are_zero_as_often_as_q_says(latent):
     on, mean, deviation, statistics = parts()
-    draws = latent.draw(statistics.expand(40_000, -1), Noise(torch.Generator().manual_seed(0)), INF).numpy()
+    draws = latent.draw(statistics.expand(40_000, -1), RandomNoise(torch.Generator().manual_seed(0)), INF).numpy()
     used = draws != 0
     assert (np.abs(used.mean(0) - on[0]) < 5 * np.sqrt(on[0] * (1 - on[0]) / len(draws))).all()
     for j in range(4):
@@ -90,7 +90,7 @@ def test_draws_are_zero_as_often_as_q_says(latent):
 
 def test_certainty_leaves_nothing_to_chance(latent):
     statistics = torch.tensor([[1e4, 1e4, -1e4, -1e4] + [1.0] * 8]).expand(1000, -1)
-    draws = latent.draw(statistics, Noise(torch.Generator().manual_seed(0)), INF)
+    draws = latent.draw(statistics, RandomNoise(torch.Generator().manual_seed(0)), INF)
     assert (draws[:, :2] != 0).all()
     assert (draws[:, 2:] == 0).all()
 
@@ -98,7 +98,7 @@ def test_certainty_leaves_nothing_to_chance(latent):
 @pytest.mark.parametrize(("epoch", "sharpness"), [(4.0, 110.0), (10.0, 200.0), (30.0, 200.0)])
 def test_while_learning_spikes_are_relaxed_by_a_sigmoid_that_gets_sharper(latent, epoch, sharpness):
     on, mean, deviation, statistics = parts(50)
-    found = latent.draw(statistics, Noise(torch.Generator().manual_seed(5)), epoch).numpy()
+    found = latent.draw(statistics, RandomNoise(torch.Generator().manual_seed(5)), epoch).numpy()
     generator = torch.Generator().manual_seed(5)
     e, u = (draw(50, 4, generator=generator, dtype=torch.float64).numpy() for draw in (torch.randn, torch.rand))
     expected = (mean + deviation * e) / (1 + np.exp(-sharpness * (u - 1 + on)))
@@ -112,14 +112,14 @@ def test_the_warm_up_begins_with_gaussians(latent):
     half = 0.5 * ((1 + on) * slab + on * np.log(on / ALPHA) + (1 - on) * np.log((1 - on) / (1 - ALPHA)))
     assert_allclose(latent.divergence(statistics, None, 2.0), half, rtol=1e-10, atol=1e-12)
     assert_allclose(latent.divergence(statistics, None, 4.0), latent.divergence(statistics, None, INF), rtol=0, atol=0)
-    draws = latent.draw(statistics.repeat(4000, 1), Noise(torch.Generator().manual_seed(0)), 0.0)
+    draws = latent.draw(statistics.repeat(4000, 1), RandomNoise(torch.Generator().manual_seed(0)), 0.0)
     assert (draws.abs() > 1e-6).double().mean() > 0.99  # of a sigmoid of c u, which is 1/2 at the least
 
 
 def test_relaxed_draws_have_a_gradient_for_the_spikes(latent):
     *_, statistics = parts(2000)
     statistics.requires_grad_()
-    latent.draw(statistics, Noise(torch.Generator().manual_seed(0)), 8.0).sum().backward()
+    latent.draw(statistics, RandomNoise(torch.Generator().manual_seed(0)), 8.0).sum().backward()
     assert (statistics.grad[:, :4].abs().sum(0) > 0).all()
 
 

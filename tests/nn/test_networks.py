@@ -6,7 +6,8 @@ import torch
 from numpy.testing import assert_allclose
 from torch import nn
 
-from unveil.core.neural import SharedNoise, start
+from unveil.core.neural import start
+from unveil.core.noise import SharedNoise
 from unveil.errors import ParameterError
 from unveil.nn.architectures import decoder, encoder
 from unveil.nn.conv import ConvolutionalDecoder, ConvolutionalEncoder, shape_of_row

@@ -25,7 +25,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from unveil.core.neural import Noise
+from unveil.core.noise import RandomNoise
 from unveil.data import datasets
 from unveil.metrics.sparsity import hoyer
 from unveil.models.autoencoder import Autoencoder, squared_jacobian
@@ -159,7 +159,7 @@ def sensitivity(model: Any, X: np.ndarray, codes: np.ndarray) -> float:
     inputs = torch.from_numpy(X).float().requires_grad_()
     network = model.model_
     values = network.latent.mean(network.encoder(network.likelihood.encoder_input(inputs)))
-    draws = [squared_jacobian(values, inputs, Noise(torch.Generator().manual_seed(i))).detach().mean() for i in range(20)]
+    draws = [squared_jacobian(values, inputs, RandomNoise(torch.Generator().manual_seed(i))).detach().mean() for i in range(20)]
     return float(torch.stack(draws).mean().sqrt() / spread)
 
 

@@ -10,7 +10,8 @@ from torch import Tensor
 from unveil.core.constraints import choice, integer, real
 from unveil.core.estimator import Estimator
 from unveil.core.history import History
-from unveil.core.neural import CodingModel, Latent, Likelihood, Loss, Network, Noise
+from unveil.core.neural import CodingModel, Latent, Likelihood, Loss, Network
+from unveil.core.noise import Noise, RandomNoise
 from unveil.core.run import Run
 from unveil.data.batch import Batch, Batches
 from unveil.learn.sgd import DTYPES, SGD_CONSTRAINTS, sgd, sgd_settings
@@ -97,7 +98,7 @@ class AutoencoderModel(CodingModel):
 
     def loss(self, batch: Batch, generator: torch.Generator, epoch: float) -> Loss:
         """Distortion and penalties, as means over the steps of a minibatch."""
-        noise = Noise(generator)
+        noise = RandomNoise(generator)
         inputs = self._corrupted(self.likelihood.encoder_input(batch.values), noise)
         with_jacobian = self._contraction > 0
         with torch.set_grad_enabled(torch.is_grad_enabled() or with_jacobian):

@@ -11,7 +11,8 @@ from torch import Tensor
 from unveil.core.constraints import choice, integer, optional
 from unveil.core.estimator import Estimator, as_array
 from unveil.core.history import History
-from unveil.core.neural import Latent, Noise
+from unveil.core.neural import Latent
+from unveil.core.noise import Noise
 from unveil.core.run import Run
 from unveil.data.batch import Batches
 from unveil.errors import ParameterError

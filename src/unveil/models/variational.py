@@ -14,7 +14,8 @@ from torch import Tensor
 
 from unveil.core.constraints import choice, integer, real
 from unveil.core.estimator import as_array
-from unveil.core.neural import CodingModel, HasDensities, Latent, Likelihood, Loss, Network, Noise, SharedNoise
+from unveil.core.neural import CodingModel, HasDensities, Latent, Likelihood, Loss, Network
+from unveil.core.noise import RandomNoise, SharedNoise
 from unveil.data.batch import Batch, Batches
 from unveil.errors import IdentifiabilityWarning, InputError
 from unveil.learn.sgd import DTYPES, SGD_CONSTRAINTS
@@ -74,7 +75,7 @@ class VariationalModel(CodingModel):
     def losses(self, batch: Batch, generator: torch.Generator, epoch: float) -> tuple[Tensor, Tensor, Tensor]:
         """The loss of each step, its reconstruction and its divergence, all of shape (n_steps,), with one draw of its latent variables."""
         statistics = self.encode(batch)
-        codes = self.latent.draw(statistics, Noise(generator), epoch)
+        codes = self.latent.draw(statistics, RandomNoise(generator), epoch)
         reconstruction = -self.likelihood.log_density(batch.values, self.decode(codes, batch))
         divergence = self.latent.divergence(statistics, codes, epoch).sum(-1)
         beta = self._beta * (min(epoch / self._warmup, 1.0) if self._warmup else 1.0)

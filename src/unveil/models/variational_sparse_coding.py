@@ -12,7 +12,8 @@ from torch.nn.functional import logsigmoid
 from unveil.core.constraints import real
 from unveil.core.estimator import Estimator
 from unveil.core.history import History
-from unveil.core.neural import HasDensities, Latent, Noise
+from unveil.core.neural import HasDensities, Latent
+from unveil.core.noise import Noise
 from unveil.core.run import Run
 from unveil.data.batch import Batches
 from unveil.errors import ParameterError

@@ -8,10 +8,6 @@ from typing import Any
 
 from torch import nn
 
-from unveil.core.neural import start
-
-__all__ = ["ACTIVATIONS", "layer", "start"]
-
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "relu": nn.ReLU,
     "leaky-relu": partial(nn.LeakyReLU, 0.2),

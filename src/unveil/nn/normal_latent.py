@@ -8,7 +8,8 @@ import torch
 from sklearn.cluster import KMeans
 from torch import Tensor, nn
 
-from unveil.core.neural import HasDensities, Latent, Noise
+from unveil.core.neural import HasDensities, Latent
+from unveil.core.noise import Noise
 
 LOG_2PI = math.log(2 * math.pi)
 LOG_VARIANCE_RANGE = (-20.0, 20.0)  # beyond, exp() leaves float32
