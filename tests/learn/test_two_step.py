@@ -57,7 +57,7 @@ def test_second_step_learns_from_the_codes_of_the_learned_first():
 def test_one_history_of_both():
     history = two_step(Scaled(), data(), first=learn_scale, second=learn_center)
     parts = {"loss": [3.0, 2.0], "held-out loss": [4.0, 3.0], "second step": [-9.0, -8.0, -7.0]}
-    assert history == History([-3.0, -2.0], [0, 1], 5, True, 2.0, [-9.0, -8.0], parts, 0.25)
+    assert history == History([-3.0, -2.0], [0, 1], 2, True, 2.0, [-9.0, -8.0], parts, 0.25)
 
 
 def test_converged_only_where_both_are():

@@ -31,8 +31,8 @@ def two_step(model: TwoStepModel, batches: Batches, *, first: Learner, second: L
     Returns
     -------
     History
-        Of the first step; the objective of the second, for each step of latent variables, is in ``parts["second step"]``. Updates
-        and seconds are those of both, and it has converged where both have.
+        Of the first step; the objective of the second, for each step of latent variables, is in ``parts["second step"]``.
+        Seconds are those of both, and it has converged where both have.
 
     References
     ----------
@@ -44,7 +44,7 @@ def two_step(model: TwoStepModel, batches: Batches, *, first: Learner, second: L
     return History(
         objective=before.objective,
         iterations=before.iterations,
-        n_iter=before.n_iter + after.n_iter,
+        n_iter=before.n_iter,
         converged=before.converged and after.converged,
         seconds=before.seconds + after.seconds,
         restarts=after.restarts,

@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 import numpy as np
+import torch
 from matplotlib.figure import Figure
 
 from unveil.models.coding import CodesMixin
@@ -129,6 +130,7 @@ def made_up(estimator: Any, sample: Sample | None) -> Section | None:
     n_shown = N_IMAGES if are_images(sample.steps) else min(len(sample.steps), 2000)
     generated = np.asarray(estimator.sample(n_shown, random_state=0)[0])
     if are_images(sample.steps):
+        generated = _without_noise(estimator, n_shown, generated)
         data = sample.steps[thinned(len(sample.steps), n_shown)]
         drawn = Picture(mosaic(np.clip(generated, 0, 1), per_row=PER_ROW), f"{n_shown} images that the model has made up.")
         seen = Picture(mosaic(data, per_row=PER_ROW), f"{len(data)} images of the data.")
@@ -136,6 +138,16 @@ def made_up(estimator: Any, sample: Sample | None) -> Section | None:
     data = sample.steps[thinned(len(sample.steps), n_shown)]
     picture = Picture(_beside(data, generated), f"{len(data)} points of the data and {n_shown} samples.", _plane_of(data))
     return Section("Samples", [Card("Samples over data", [picture])])
+
+
+def _without_noise(estimator: Any, n: int, generated: np.ndarray) -> np.ndarray:
+    """What codes that are made up decode to, where a model has codes: grey levels say more than black and white that is drawn from them."""
+    latent = getattr(estimator.model_, "latent", None)
+    if latent is not None:
+        return np.asarray(estimator.inverse_transform(latent.sample(n, torch.Generator().manual_seed(0))[0]))
+    if hasattr(estimator, "base_") and estimator.base_.items == "points":
+        return np.asarray(estimator.inverse_transform(estimator.base_.sample(n, random_state=0)[0]))
+    return generated
 
 
 def _plane_of(data: np.ndarray) -> str:

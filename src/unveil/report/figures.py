@@ -172,7 +172,8 @@ def loss_curves(parts: dict[str, list[float]]) -> Figure:
     """
     figure = blank(HALF, 2.9)
     axes = figure.add_subplot()
-    names = [name for name in parts if not name.startswith("held-out ")]
+    n_epochs = len(parts["loss"])  # what has another length, such as a second step, is no loss of these epochs
+    names = [name for name in parts if not name.startswith("held-out ") and len(parts[name]) == n_epochs]
     if len(names) == 2:  # the whole, and its only part
         names = names[:1]
     for name, colour in zip(names, category_colours(len(names)), strict=True):
