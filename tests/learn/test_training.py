@@ -324,3 +324,16 @@ def test_gpu_learns_what_the_cpu_learns(architecture):
     assert_allclose(on_gpu.score(X) / n_steps, on_cpu.score(X) / n_steps, rtol=0, atol=0.5)
     resident = torch.from_numpy(X).cuda()
     assert on_gpu.transform(resident).device.type == "cuda"
+
+
+def test_step_on_a_loss_that_is_not_finite_changes_nothing():
+    from unveil.data.batch import Batch
+    from unveil.learn.sgd import Descent, seeded
+
+    model = Autoencoder(2, **SETTINGS, max_epochs=1).fit(data()).model_
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    descent = Descent(model, torch.optim.SGD(model.parameters(), 1.0), seeded(0))
+    parts = descent.step(Batch(torch.full((4, 5), 1e25), torch.arange(5)), 0.0)
+    assert not np.isfinite(parts["loss"])
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name]), name

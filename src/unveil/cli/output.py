@@ -70,7 +70,10 @@ def print_table(columns: list[str], rows: list[list[str]], title: str | None = N
         table.add_column(column, overflow="fold", no_wrap=index == 0)
     for row in rows:
         table.add_row(*row)
-    Console().print(table)
+    console = Console()
+    if not console.is_terminal:  # a file or a pipe has no edge at which words would have to break
+        console = Console(width=max(console.width, console.measure(table, options=console.options.update(max_width=500)).maximum))
+    console.print(table)
 
 
 def check_numbers_file(path: Path | None, inputs: Iterable[Path], *, suffixes: tuple[str, ...] = (".npy", ".csv")) -> None:
