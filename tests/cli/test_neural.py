@@ -30,7 +30,8 @@ def test_fit_tells_the_loss_and_leaves_nothing_but_the_model(with_models, unveil
     told = unveil(FIT)
     assert told.code == 0
     assert "VAE: stopped after 3 epochs" in told.out
-    assert "nats per point; saved to m.unveil" in told.out
+    assert "whose model is kept; saved to m.unveil" in told.out
+    assert "held-out loss" in told.out
     assert "epoch 1/3" in told.err
     assert "KL" in told.err
     assert set(os.listdir()) == before | {"m.unveil"}
@@ -138,6 +139,10 @@ def test_sound_is_said_again(with_models, unveil):
     fitted = unveil("resynthesize mix.wav -o twice --model said/model.unveil --json")
     assert fitted.json["scores"] == pytest.approx(told.json["scores"], rel=1e-6)
     assert not Path("twice/model.unveil").exists()
+    soundfile.write("other.wav", np.stack([original, original], 1), 11025)
+    assert unveil("resynthesize other.wav -o other --model said/model.unveil").code == 0  # at a rate that is not the model's
+    again, rate = soundfile.read("other/resynthesized.wav")
+    assert (again.shape, rate) == ((len(original), 2), 11025)
     assert unveil("transform said/model.unveil mix.wav -o codes.npy --sample-rate 8000").code == 0
     assert np.load("codes.npy").shape[1] == 2
 
@@ -146,8 +151,9 @@ def test_sound_is_said_again(with_models, unveil):
     ("line", "said"),
     [
         ("resynthesize mix.wav -o said --model Nothing", "no model 'Nothing'"),
-        ("resynthesize mix.wav -o said --model GaussianMixture", "GaussianMixture does not reconstruct"),
+        ("resynthesize mix.wav -o said --model GaussianMixture", "--model GaussianMixture: expected a model of power spectra"),
         ("resynthesize none.wav -o said", "none.wav"),
+        ("resynthesize mix.wav -o said --model none.unveil", "none.unveil: no such model file"),
         ("resynthesize mix.wav -o said --set n_atomz=3", "has no setting 'n_atomz'"),
     ],
 )
@@ -157,3 +163,16 @@ def test_what_cannot_be_said_again(with_models, unveil, line, said):
     assert said in told.err
     assert len(told.err.strip().splitlines()) == 1
     assert not Path("said/resynthesized.wav").exists()
+
+
+def test_parts_of_a_model_are_set_by_name(with_models, unveil):
+    line = (
+        "fit ImplicitModel sequences.npz -o m.unveil --set base=GaussianHMM --set base__n_states=2 --set autoencoder__max_epochs=2"
+    )
+    assert unveil(f"{line} --set autoencoder__n_latent=1 --set autoencoder__hidden=8 --set random_state=0").code == 0
+    model = library.load("m.unveil")
+    assert (type(model.base).__name__, model.base.n_states, model.autoencoder.max_epochs) == ("GaussianHMM", 2, 2)
+    for wrong, said in (("base=Nothing", "no such model"), ("base__n_atoms=3", "GaussianMixture has no setting 'n_atoms'")):
+        told = unveil(f"fit ImplicitModel points.npy -o n.unveil --set {wrong}")
+        assert told.code == 2
+        assert said in told.err

@@ -131,6 +131,18 @@ def power_frames(sounds: str | os.PathLike | Iterable[Any], sample_rate: int) ->
     return np.concatenate(frames)
 
 
+def power_frames_for(estimator: Estimator, samples: np.ndarray, sample_rate: int) -> np.ndarray:
+    """Power spectra of a sound (n_frames, n_features) as an estimator has learned from them, whatever the rate of the sound.
+
+    Raises
+    ------
+    ParameterError
+        When the estimator does not reconstruct power spectra.
+    """
+    _, rate = _analysis_of(estimator, sample_rate, None)
+    return power_frames([resample(np.atleast_2d(np.asarray(samples, dtype=np.float64)), sample_rate, rate)], rate)
+
+
 def window_length(sample_rate: int) -> int:
     """How many samples 64 ms are, to the nearest multiple of 8, so that windows overlap evenly.
 

@@ -53,7 +53,7 @@ def score(
     if each and steps:
         raise ParameterError("--each and --steps: scores of items or of steps, not both; leave one out")
     verb = "score_steps" if steps else "score_samples"
-    _, estimator = _load(model, (verb,), "scores of single steps")
+    _, estimator = _load(model, (verb,), "scores of single steps" if steps else "likelihood to score with")
     scores = getattr(estimator, verb)(open_for(estimator, data, sample_rate))
     if json and steps:
         print_json({"n_steps": len(scores), "scores": scores})
@@ -62,7 +62,10 @@ def score(
     elif each or steps:
         write_numbers(None, scores)
     else:
-        typer.echo(f"{scores.mean():.6f} nats per item, {len(scores)} items")
+        from unveil.core.units import objective_unit
+
+        measure = objective_unit(estimator).rpartition(" per ")[0]
+        typer.echo(f"{scores.mean():.6f} {measure} per item, {len(scores)} items")
 
 
 def sample(
@@ -189,6 +192,6 @@ def _load(path: Path, verbs: tuple[str, ...], what: str) -> tuple[str, Any]:
     estimator = load(path)
     verb = next((verb for verb in verbs if hasattr(estimator, verb)), None)
     if verb is None:
-        able = [name for name, each in discover().items() if any(hasattr(each, verb) for verb in verbs)]
+        able = [name for name, each in discover().items() if any(hasattr(each(), verb) for verb in verbs)]
         raise InputError(f"{path}: holds {type(estimator).__name__}, which has no {what}; use one of {', '.join(able)}")
     return verb, estimator

@@ -13,7 +13,7 @@ from unveil.cli.reading import open_for
 from unveil.cli.settings import make_estimator, read_grid, read_labels
 from unveil.cli.training import forget_training, training_folder
 
-VERBS = ("predict", "transform", "impute", "forecast", "explain", "sample")
+VERBS = ("predict", "transform", "reconstruct", "impute", "forecast", "explain", "sample")
 
 
 def cluster(
@@ -82,9 +82,6 @@ def fit(
     The training of a neural model is kept every minute, in a folder beside --out: the same command with --resume goes on with it,
     and ends with the model that it would have had without the interruption.
     """
-    from unveil.report import model_report
-    from unveil.report.fitted import objective_unit
-
     estimator = make_estimator(model, settings, verbose=int(not json))
     known = read_labels(labels, estimator)
     folder = training_folder(estimator, out, checkpoint, resume)
@@ -97,11 +94,18 @@ def fit(
 
         run["callbacks"] = [TensorBoard(tensorboard)]
     check_outputs([out, page] if page else [out], [each for each in (data, labels, validation) if each])
-    estimator.fit(batches, known, **run)
+    try:
+        estimator.fit(batches, known, **run)
+    except KeyboardInterrupt:
+        if folder:
+            typer.echo(f"Interrupted; the training is kept in {folder}: the same command with --resume goes on with it", err=True)
+        raise
     estimator.save(out)
     if folder and not checkpoint:
         forget_training(folder)
     if page:
+        from unveil.report import model_report
+
         model_report(page, estimator, batches, command=command_line())
     history = estimator.history_
     facts = {
@@ -115,13 +119,23 @@ def fit(
     if json:
         print_json(facts)
     else:
-        ended = "converged" if history.converged else "stopped"
-        unit = "epoch" if estimator.learns_in_epochs else "iteration"
-        iterations = f"{history.n_iter} {unit}{'s' * (history.n_iter != 1)}"
-        typer.echo(
-            f"{facts['model']}: {ended} after {iterations} in {history.seconds:.1f} s, "
-            f"{history.objective[-1]:.6g} {objective_unit(estimator)}; saved to {out}"
-        )
+        typer.echo(f"{facts['model']}: {_how_it_went(estimator)}; saved to {out}")
+
+
+def _how_it_went(estimator: Any) -> str:
+    """How learning ended, how long it took, and what was reached."""
+    from unveil.core.units import objective_unit
+
+    history = estimator.history_
+    ended = "converged" if history.converged else "stopped"
+    if not estimator.learns_in_epochs:
+        iterations = f"{history.n_iter} iteration{'s' * (history.n_iter != 1)}"
+        return f"{ended} after {iterations} in {history.seconds:.1f} s, {history.objective[-1]:.6g} {objective_unit(estimator)}"
+    said = f"{ended} after {history.n_iter} epoch{'s' * (history.n_iter != 1)} in {history.seconds:.1f} s"
+    held_out = history.parts.get("held-out loss")
+    if held_out:
+        return f"{said}, held-out loss {min(held_out):.6g} in epoch {held_out.index(min(held_out)) + 1}, whose model is kept"
+    return f"{said}, loss {history.parts['loss'][-1]:.6g}" if estimator.has_likelihood else said
 
 
 def select(
@@ -190,7 +204,7 @@ def models(json: bool = JSON_OPTION) -> None:
     rows = []
     for name, estimator in discover().items():
         summary = (estimator.__doc__ or "").strip().splitlines()[0]
-        verbs = [verb for verb in VERBS if hasattr(estimator, verb)]
+        verbs = [verb for verb in VERBS if hasattr(estimator(), verb)]
         rows.append({"name": name, "items": estimator().items, "verbs": verbs, "summary": summary})
     if json:
         print_json(rows)

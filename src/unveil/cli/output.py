@@ -98,7 +98,8 @@ def write_numbers(path: Path | None, values: np.ndarray, columns: Iterable[str] 
         if path.suffix == ".npy":
             np.save(temporary, values)
         elif path.suffix == ".npz":
-            np.savez(temporary, **{f"sequence{i}": each for i, each in enumerate(np.split(values, offsets[1:-1]))})
+            inner = () if offsets is None else offsets[1:-1]  # of rows, one table
+            np.savez(temporary, **{f"sequence{i}": each for i, each in enumerate(np.split(values, inner))})
         else:
             _save_text(temporary, values, columns)
 

@@ -10,9 +10,9 @@ import typer
 from unveil.cli.arguments import JSON_OPTION, MOST_SEED, SETTINGS
 from unveil.cli.output import check_outputs, command_line, print_json, print_table
 from unveil.cli.settings import make_estimator
-from unveil.errors import ParameterError
+from unveil.errors import InputError, ParameterError
 
-LEARNED = {"likelihood": "power", "n_latent": 32, "hidden": 128, "activation": "tanh"}
+LEARNED = {"likelihood": "power", "loss": "itakura-saito", "n_latent": 32, "hidden": 128, "activation": "tanh"}
 STEPS, BATCH = 20000, 128  # of learning: minutes of sound need few passes over them, seconds many
 
 
@@ -35,12 +35,14 @@ def resynthesize(
 
     What the few numbers of each code keep can be heard, and how sparse the codes are is told.
     """
-    from unveil.audio.resynthesize import power_frames, resynthesize
+    from unveil.audio.resynthesize import power_frames, power_frames_for, resynthesize
     from unveil.data.files import audio_files, read_audio, write_audio
     from unveil.models import load
     from unveil.report.resynthesis import resynthesis_report
 
     fitted = Path(model).is_file()
+    if not fitted and (Path(model).suffix or "/" in model):
+        raise InputError(f"{model}: no such model file; check the name, or give an estimator's name, such as SparseDictionaryVAE")
     if fitted and (settings or examples):
         raise ParameterError(f"--model {model}: is fitted; --set and --examples are for one that is learned now, leave them out")
     used = [sound, *(audio_files(examples) if examples else []), *([Path(model)] if fitted else [])]
@@ -52,11 +54,13 @@ def resynthesize(
         heard = power_frames(examples or sound, rate)
         max_epochs = min(max(STEPS * BATCH // len(heard), 5), 500)
         estimator = make_estimator(model, settings, **LEARNED, max_epochs=max_epochs, random_state=seed, verbose=int(not json))
+        if getattr(estimator, "family", None) != "power":
+            raise ParameterError(
+                f"--model {model}: expected a model of power spectra, such as VAE or Autoencoder, or the file of one"
+            )
         estimator.fit(heard)
         estimator.save(out / "model.unveil")
-    again = resynthesize(samples, rate, estimator)
-    write_audio(out / "resynthesized.wav", again, rate)
-    frames = power_frames([samples], rate)
+    again, frames = resynthesize(samples, rate, estimator), power_frames_for(estimator, samples, rate)
     scores = resynthesis_report(
         out / "report.html",
         estimator,
@@ -67,6 +71,7 @@ def resynthesize(
         title=f"{sound.name}, said again",
         command=command_line(),
     )
+    write_audio(out / "resynthesized.wav", again, rate)
     if json:
         print_json({"scores": scores, "folder": out})
         return

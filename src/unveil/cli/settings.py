@@ -16,13 +16,33 @@ if TYPE_CHECKING:
     from unveil.core.estimator import Estimator
 
 
+PARTS = {"autoencoder": "Autoencoder", "base": "GaussianMixture"}  # parameters that are estimators, and what they are by default
+
+
 def make_estimator(name: str, settings: Iterable[str], **defaults: Any) -> Estimator:
-    """An estimator by its name, with KEY=VALUE settings; defaults that it does not have are left out."""
+    """An estimator by its name, with KEY=VALUE settings; defaults that it does not have are left out.
+
+    A part that is an estimator itself is set by its name, as base=GaussianHMM, and its settings as base__n_states=3.
+    """
     from unveil.models import discover
 
     chosen = read_settings(name, settings)
     known = _settings_of(name)
-    return discover()[name](**({key: value for key, value in defaults.items() if key in known} | chosen))
+    own = {key: value for key, value in chosen.items() if "__" not in key}
+    parts = {key for key in known if key in PARTS}
+    for key in parts & own.keys():
+        if own[key] not in discover():
+            raise ParameterError(f"--set {key}={own[key]}: no such model; there are {', '.join(discover())}")
+        own[key] = discover()[own[key]]()
+    estimator = discover()[name](**({key: value for key, value in defaults.items() if key in known} | own))
+    for key in sorted(chosen.keys() - own.keys()):
+        part, _, setting = key.partition("__")
+        if getattr(estimator, part) is None:
+            estimator.set_params(**{part: discover()[PARTS[part]]()})
+        inner = getattr(estimator, part)
+        _check_known(type(inner).__name__, setting, inner._get_param_names())
+        inner.set_params(**{setting: chosen[key]})
+    return estimator
 
 
 def read_settings(name: str, settings: Iterable[str]) -> dict[str, Any]:
@@ -32,7 +52,8 @@ def read_settings(name: str, settings: Iterable[str]) -> dict[str, Any]:
         key, equals, text = setting.partition("=")
         if not equals:
             raise ParameterError(f"--set {setting}: expected KEY=VALUE, such as --set n_init=10")
-        _check_known(name, key, known)
+        part, nested, _ = key.partition("__")
+        _check_known(name, part if nested and part in PARTS else key, known)
         chosen[key] = _value(text)
     return chosen
 

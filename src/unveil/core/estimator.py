@@ -25,6 +25,7 @@ from unveil.data.batch import Batch, Batches
 from unveil.data.layout import (
     Layout,
 )
+from unveil.data.minibatches import fingerprint
 from unveil.data.workers import map_batches
 from unveil.errors import InputError, ModelFileError, ParameterError
 
@@ -118,7 +119,7 @@ class Estimator(ReadsData, BaseEstimator, ABC):
             batches = self._read_labelled(X, y, lengths, sample_weight, reset=True)
             self.n_features_in_ = batches.n_features
             model = self.build(batches.n_features).to(batches.device)
-            run = self._run(batches, validation, checkpoint, tuple(callbacks))
+            run = self._run(batches, validation, checkpoint, callbacks)
             self.history_ = self.learn(model, batches, self._generator(), *run)
         except BaseException:  # an earlier fit stays usable
             vars(self).clear()
@@ -236,7 +237,7 @@ class Estimator(ReadsData, BaseEstimator, ABC):
         tags.input_tags.allow_nan = self.allows_nan
         return tags
 
-    def _run(self, batches: Batches, validation: Any, checkpoint: Any, callbacks: tuple) -> tuple[Run] | tuple[()]:
+    def _run(self, batches: Batches, validation: Any, checkpoint: Any, callbacks: Any) -> tuple[Run] | tuple[()]:
         """What ``learn`` takes beside data: a ``Run``, or nothing."""
         if not self.learns_in_epochs:
             if validation is None and checkpoint is None and not callbacks:
@@ -244,6 +245,7 @@ class Estimator(ReadsData, BaseEstimator, ABC):
             raise InputError(
                 f"{type(self).__name__} does not learn in epochs; leave out validation, checkpoint and callbacks, which neural models take"
             )
+        callbacks = (callbacks,) if callable(callbacks) else tuple(callbacks)
         held_out = None if validation is None else self._read(validation)[0].replace(labels=None)
         folder = None if checkpoint is None else Path(checkpoint)
         return (Run(held_out, folder, callbacks, self._identity(batches) if folder else {}),)
@@ -259,7 +261,7 @@ class Estimator(ReadsData, BaseEstimator, ABC):
         return {
             "estimator": type(self).__name__,
             "parameters": {name: self._parameter_as_json(name, value) for name, value in parameters},
-            "data": [batches.n_sequences, batches.n_steps, batches.n_features],
+            "data": [batches.n_sequences, batches.n_steps, batches.n_features, fingerprint(batches)],
         }
 
     def _check_parameters(self) -> None:

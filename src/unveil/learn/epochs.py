@@ -15,6 +15,7 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from unveil.data.files import atomic_path
 from unveil.errors import InputError
 from unveil.learn.training import Epoch
 
@@ -83,21 +84,31 @@ class EpochBar:
 
 
 class JsonLines:
-    """A line of JSON for each epoch, added to a file."""
+    """A line of JSON for each epoch, added to a file; epochs that are made again, after a training was cut off, replace their lines."""
 
     def __init__(self, path: str | os.PathLike):
-        self._path = Path(path)
+        self._path, self._begun = Path(path), False
 
     def __call__(self, epoch: Epoch) -> None:
         """Write one epoch."""
         facts: dict[str, Any] = {"epoch": epoch.number + 1, **numbers_of(epoch), "seconds": epoch.seconds, "waiting": epoch.waiting}
         try:
+            if not self._begun and self._path.exists():
+                self._forget(facts["epoch"])
+            self._begun = True
             with open(self._path, "a", encoding="utf-8") as file:
                 file.write(json.dumps(facts) + "\n")
         except OSError as error:
             raise InputError(
                 f"{self._path}: cannot write the log ({error.strerror}); free space, or choose another folder"
             ) from error
+
+    def _forget(self, epoch: int) -> None:
+        """Drop what an earlier run has written of this epoch and later ones, or only begun to write."""
+        lines = self._path.read_text(encoding="utf-8").splitlines(keepends=True)
+        kept = [line for line in lines if line.endswith("}\n") and json.loads(line)["epoch"] < epoch]
+        with atomic_path(self._path) as temporary:
+            temporary.write_text("".join(kept), encoding="utf-8")
 
 
 class TensorBoard:

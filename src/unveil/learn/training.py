@@ -6,12 +6,15 @@ A ``Procedure`` makes a step on a minibatch; this loop feeds it, watches it, kee
 from __future__ import annotations
 
 import math
+import signal
+import threading
 import time
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from types import TracebackType
+from typing import Any, Protocol, Self
 
 import numpy as np
 from torch import Tensor, nn
@@ -150,27 +153,27 @@ def train(
     history = History(**progress.history)
     good = procedure.state()
     keeper = _Keeper(checkpoint, procedure, progress, history)
-    while progress.epoch < max_epochs and not history.converged:
-        try:
-            _epoch(procedure, minibatches, progress, keeper)
-        except Diverged as fault:
-            if not history.objective:
-                raise InputError(f"{fault}; lower learning_rate, or rescale the data") from None
-            procedure.restore(good)
-            warnings.warn(
-                f"{fault}; learning stopped with the model of epoch {progress.epoch}; lower learning_rate, or set clip_norm",
-                ConvergenceWarning,
-                stacklevel=2,
-            )
-            break
-        epoch = _finish_epoch(procedure, minibatches, progress, history, max_epochs, keeper, patient_until)
-        good = procedure.state()
-        stopped = any([callback(epoch) for callback in callbacks])  # noqa: C419  (every callback is called)
-        history.converged = patience is not None and progress.without_gain >= patience
-        if stopped:
-            break
-    history.seconds = keeper.seconds()
-    keeper.write()
+    with keeper:
+        while progress.epoch < max_epochs and not history.converged:
+            try:
+                _epoch(procedure, minibatches, progress, keeper)
+            except Diverged as fault:
+                if not history.objective:
+                    raise InputError(f"{fault}; lower learning_rate, or rescale the data") from None
+                procedure.restore(good)
+                message = (
+                    f"{fault}; learning stopped with the model of epoch {progress.epoch}; lower learning_rate, or set clip_norm"
+                )
+                warnings.warn(message, ConvergenceWarning, stacklevel=2)
+                break
+            epoch = _finish_epoch(procedure, minibatches, progress, history, max_epochs, keeper, patient_until)
+            good = procedure.state()
+            stopped = keeper.kept_through(lambda: [callback(epoch) for callback in callbacks])  # noqa: B023  (it is called here)
+            history.converged = patience is not None and progress.without_gain >= patience
+            if any(stopped):
+                break
+        history.seconds = keeper.seconds()
+        keeper.write()
     if progress.best is not None:
         procedure.model.load_state_dict(progress.best)
     return history
@@ -250,23 +253,57 @@ def _finish_epoch(
 
 
 class _Keeper:
-    """Writes the state of a training to its checkpoint when it is time."""
+    """Writes the state of a training to its checkpoint when it is time, and before an interruption (Ctrl-C) ends it."""
 
     def __init__(self, checkpoint: Checkpoint | None, procedure: Procedure, progress: Progress, history: History):
         self._checkpoint, self._procedure, self._progress, self._history = checkpoint, procedure, progress, history
         self._begin, self._last = time.perf_counter() - progress.seconds, time.perf_counter()
+        self._interrupted, self._usual_handler = False, None
+
+    def __enter__(self) -> Self:
+        if self._checkpoint is not None and threading.current_thread() is threading.main_thread():
+            self._usual_handler = signal.signal(signal.SIGINT, self._wait_for_the_step)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._give_back_the_handler()
+        if self._interrupted and kind is None:
+            raise KeyboardInterrupt
+
+    def _wait_for_the_step(self, number: int, frame: Any) -> None:
+        """Note an interruption, which ends the training after this step; a second one ends it at once."""
+        self._interrupted = True
+        self._give_back_the_handler()
+
+    def _give_back_the_handler(self) -> None:
+        if self._usual_handler is not None:
+            signal.signal(signal.SIGINT, self._usual_handler)
+            self._usual_handler = None
 
     def seconds(self) -> float:
         """Since the training began, earlier runs included."""
         return time.perf_counter() - self._begin
 
     def is_due(self) -> bool:
-        return self._checkpoint is not None and time.perf_counter() - self._last > SECONDS_BETWEEN_CHECKPOINTS
+        """Whether to write now, between two steps."""
+        late = time.perf_counter() - self._last > SECONDS_BETWEEN_CHECKPOINTS
+        return self._checkpoint is not None and (late or self._interrupted)
 
     def write(self) -> None:
+        """Keep the state, and then give way to an interruption."""
         if self._checkpoint is None:
             return
         self._progress.seconds = self.seconds()
         self._progress.history = self._history.to_dict()
         self._checkpoint.write({"procedure": self._procedure.state(), "progress": dict(vars(self._progress))})
         self._last = time.perf_counter()
+        if self._interrupted:
+            raise KeyboardInterrupt
+
+    def kept_through(self, work: Callable[[], list[bool | None]]) -> list[bool | None]:
+        """The results of work that is not the training's own: where it fails, what was learned before is not lost with it."""
+        try:
+            return work()
+        except BaseException:
+            self.write()
+            raise

@@ -49,7 +49,7 @@ def _bars(values: np.ndarray, label: str) -> Figure:
     figure = blank(HALF, 3.2)
     axes = figure.add_subplot()
     axes.bar(np.arange(1, len(values) + 1), values, color=CATEGORIES[0], width=0.8)
-    axes.set(xlabel="latent dimension, sorted", ylabel=label)
+    axes.set(xlabel="latent dimension, sorted", ylabel=label, xlim=(0, len(values) + 1))
     whole_numbers(axes.xaxis)
     return figure
 
@@ -116,8 +116,8 @@ def _errors(errors: np.ndarray, deviations: np.ndarray) -> Figure:
     figure = blank(HALF, 3.0)
     axes = figure.add_subplot()
     positions = np.arange(len(errors))
-    axes.fill_between(positions, errors, step="mid", color=CATEGORIES[0], alpha=0.6, linewidth=0)
-    axes.step(positions, deviations, where="mid", color=LIGHT["muted"], lw=1)
+    axes.bar(positions, errors, width=1.0, color=CATEGORIES[0], alpha=0.6, linewidth=0)
+    axes.stairs(deviations, np.arange(len(errors) + 1) - 0.5, color=LIGHT["muted"], lw=1)
     axes.set(xlabel="feature", ylabel="error", ylim=(0, None))
     whole_numbers(axes.xaxis)
     return figure

@@ -436,7 +436,7 @@ def _atoms(figure: Figure, axes: Axes, image: np.ndarray, vertical: tuple, colou
 
 
 @styled
-def activations(values: np.ndarray, *, seconds_per_item: float | None = None) -> Figure:
+def activations(values: np.ndarray, *, seconds_per_item: float | None = None, noun: str = "atom") -> Figure:
     """How much of each atom is in each item, relative to the atom's largest activation.
 
     Parameters
@@ -452,7 +452,7 @@ def activations(values: np.ndarray, *, seconds_per_item: float | None = None) ->
     axes = figure.add_subplot()
     extent = (0, n_items * (seconds_per_item or 1), -0.5, n_atoms - 0.5)
     image = draw_image(axes, pooled(relative, 2 * MOST_COLUMNS), extent, (0, 1))
-    axes.set(xlabel="item" if seconds_per_item is None else "time (s)", ylabel="atom")
+    axes.set(xlabel="item" if seconds_per_item is None else "time (s)", ylabel=noun)
     whole_numbers(axes.yaxis)
     add_colour_bar(figure, image, "relative activation")
     return figure

@@ -8,17 +8,9 @@ import numpy as np
 
 from unveil.core.estimator import Estimator
 from unveil.core.history import History
+from unveil.core.units import objective_unit
 from unveil.report import figures
 from unveil.report.page import Picture, as_text
-
-
-def objective_unit(estimator: Estimator) -> str:
-    """What the objective of learning is, in words."""
-    if hasattr(estimator, "beta_loss"):
-        return "minus divergence per item"
-    if not estimator.has_likelihood or not estimator.can_sample:
-        return "minus loss per item"
-    return f"nats per {'point' if estimator.items == 'points' else 'step'}"
 
 
 def learning_curve(estimator: Estimator) -> Picture:

@@ -12,11 +12,12 @@ from sklearn.utils.validation import check_is_fitted
 
 from unveil.core.estimator import Estimator
 from unveil.core.mixins import SeparateMixin
+from unveil.core.units import score_unit
 from unveil.report import figures
 from unveil.report.bands import bands_figure
 from unveil.report.clusters import classes, clusters, observations
 from unveil.report.codes import codes, made_up, reconstructions
-from unveil.report.fitted import dictionary_picture, learning_curve, objective_unit
+from unveil.report.fitted import dictionary_picture, learning_curve
 from unveil.report.moments import moments
 from unveil.report.page import Card, Fact, Facts, Page, Picture, Row, Section, write_page
 from unveil.report.plane import latent_plane
@@ -96,7 +97,7 @@ def _facts(estimator: Estimator, X: Any) -> list[Fact]:
     history = estimator.history_
     facts = []
     if X is not None and estimator.has_likelihood:
-        facts.append(Fact("score", estimator.score(X), _score_unit(estimator)))
+        facts.append(Fact("score", estimator.score(X), score_unit(estimator)))
     if X is not None and hasattr(estimator, "bic"):
         facts.append(Fact("BIC", estimator.bic(X), "lower is better"))
     if estimator.learns_in_epochs:
@@ -115,11 +116,6 @@ def _losses(parts: dict[str, list[float]]) -> list[Fact]:
     kind = "held-out " if "held-out loss" in parts else ""
     own = [name for name in parts if name.startswith(kind) and (kind or not name.startswith("held-out "))]
     return [Fact(name, parts[name][-1]) for name in (own[:1] if len(own) == 2 else own)]
-
-
-def _score_unit(estimator: Estimator) -> str:
-    unit = objective_unit(estimator)
-    return unit.replace("step", "sequence") if estimator.items == "sequences" else unit
 
 
 # ---------------------------------------------------------------------------------------------------------------------

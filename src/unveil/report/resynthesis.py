@@ -61,10 +61,14 @@ def resynthesis_report(
         "The Hoyer sparsity of a code is 1 where a single number of it is not zero, and 0 where all are alike; scaled, each number is "
         "first divided by its root mean square over the frames, since the scale of a latent dimension is often free."
     )
+    Facts([Fact(name, value, "dB" if name == "SI-SDR" else "") for name, value in scores.items()])
     learned = [Card("Learning", [learning_curve(estimator)])] if estimator.history_.objective else []
     sections = [
         Section("Sounds", [Text(stage.described()), sounds]),
-        Section("How much is kept", [Facts([Fact(name, value) for name, value in scores.items()]), Text(said)]),
+        Section(
+            "How much is kept",
+            [Facts([Fact(name, value, "dB" if name == "SI-SDR" else "") for name, value in scores.items()]), Text(said)],
+        ),
         Section(
             "Codes", [Card("Codes of all frames", [_codes(codes, seconds)]), Row(learned)] if learned else [_codes(codes, seconds)]
         ),
@@ -78,6 +82,6 @@ def resynthesis_report(
 
 
 def _codes(codes: np.ndarray, seconds: float) -> Picture:
-    figure = figures.activations(np.abs(codes), seconds_per_item=seconds / len(codes))
+    figure = figures.activations(np.abs(codes), seconds_per_item=seconds / len(codes), noun="latent dimension")
     alt = f"Image of {codes.shape[1]} latent dimensions over {seconds:.1f} s."
     return Picture(figure, alt, "Magnitudes, each relative to the largest of its dimension.")
