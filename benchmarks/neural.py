@@ -14,7 +14,7 @@ import numpy as np
 
 from benchmarks.cases import Case, Work
 
-N_LATENT, N_HIDDEN, BATCH, RATE = 20, 400, 128, 1e-3
+N_LATENT, N_HIDDEN, BATCH, RATE, EPOCHS = 20, 400, 128, 1e-3, 16
 
 
 def images(n: int = 20_000, d: int = 784) -> dict:
@@ -144,8 +144,8 @@ CASES: dict[str, Case] = {
     "vae": Case(
         "VAE 784-400-20, batches of 128: an epoch of 20000",
         images,
-        {"unveil": vae_unveil(2), "by hand": vae_by_hand(2), "pythae": vae_pythae(2)},
-        2,
+        {"unveil": vae_unveil(EPOCHS), "by hand": vae_by_hand(EPOCHS), "pythae": vae_pythae(EPOCHS)},
+        EPOCHS,
         {"by hand": 0.95, "pythae": 1.5},
     )
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 import torch
@@ -250,17 +250,24 @@ class CodingModel(GradientModel):
         return self.likelihood.mean(self.decode(self.codes(batch), batch))
 
     @torch.no_grad()
-    def settle(self, batches: Batches) -> None:
-        """After learning: take down how codes are distributed on the data, which also tells priors that follow it."""
-        sums = torch.zeros(3, self.latent.n_codes, dtype=torch.float64)
+    def settle(self, batches: Batches, also: Callable[[Tensor], Tensor] | None = None) -> Tensor | None:
+        """After learning: take down how codes are distributed on the data, which also tells priors that follow it.
+
+        The mean of what ``also`` makes of the encoder's statistics, from (n_steps, n_statistics) to (n_steps, ...), is given back.
+        """
+        sums, total = torch.zeros(3, self.latent.n_codes, dtype=torch.float64), None
         for batch in batches:
             statistics = self.encode(self.ready(batch))
             mean, square = self.latent.mean(statistics).double(), self.latent.mean_square(statistics).double()
             sums += torch.stack([mean.sum(0), mean.square().sum(0), square.sum(0)]).cpu()
+            if also is not None:
+                found = also(statistics).double().sum(0).cpu()
+                total = found if total is None else total + found
         mean, mean_square, square = sums / batches.n_steps
         self.code_means.copy_(mean)
         self.code_variances.copy_((mean_square - mean.square()).clamp_min(0))
         self.latent.settle(square)
+        return None if total is None else total / batches.n_steps
 
 
 def start(module: nn.Module, generator: torch.Generator) -> None:

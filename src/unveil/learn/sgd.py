@@ -24,7 +24,7 @@ from unveil.learn.epochs import EpochBar, JsonLines
 from unveil.learn.processes import Processes
 from unveil.learn.training import train
 
-PRODUCTS_PER_NUMBER = 4096  # multiplications of networks, of which a core makes that many more than it reads numbers
+PRODUCTS_PER_NUMBER = 1024  # multiplications of networks, of which a core makes that many more than it reads numbers
 BETAS = (0.9, 0.999)  # Adam's usual memory of gradients and of their squares
 VALIDATION_STEPS = 2048  # of held-out data at a time
 VALIDATION_SEED = 5  # the same random numbers in every epoch, so that losses can be compared

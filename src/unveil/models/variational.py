@@ -62,7 +62,7 @@ class VariationalModel(CodingModel):
     ):
         super().__init__(encoder, latent, decoder, likelihood)
         self._beta, self._warmup = beta, warmup
-        self.register_buffer("divergences", torch.zeros(self._divergence(torch.zeros(1, latent.n_statistics)).shape[1]))
+        self.register_buffer("divergences", torch.zeros(self.divergence(torch.zeros(1, latent.n_statistics)).shape[1]))
 
     def loss(self, batch: Batch, generator: torch.Generator, epoch: float) -> Loss:
         """Means over the steps of a minibatch."""
@@ -123,20 +123,12 @@ class VariationalModel(CodingModel):
         outputs = self.decode(codes.to(where), blank)
         return Batch(self.likelihood.sample(outputs, generator), offsets, labels=classes)
 
-    def _divergence(self, statistics: Tensor) -> Tensor:
+    def divergence(self, statistics: Tensor) -> Tensor:
         """KL(q || p) dimension by dimension, of shape (n, n_codes) or (n, 1), with the same few draws for each item."""
         noise, codes = SharedNoise(BOUND_DRAWS), []
         for _ in range(BOUND_DRAWS):
             codes.append(self.latent.draw(statistics, noise, math.inf))
         return torch.stack([self.latent.divergence(statistics, each, math.inf) for each in codes]).mean(0)
-
-    @torch.no_grad()
-    def diagnose(self, batches: Batches) -> None:
-        """After learning: take down what each latent dimension says about the data, in nats."""
-        total = torch.zeros(self.divergences.shape, dtype=torch.float64)
-        for batch in batches:
-            total += self._divergence(self.encode(self.ready(batch))).double().sum(0).cpu()
-        self.divergences.copy_(total / batches.n_steps)
 
     def count_parameters(self) -> int:
         """Of the generative part: prior, decoder and likelihood; the encoder only serves inference."""
@@ -177,8 +169,9 @@ class VariationalMixin(CodesMixin):
 
     def after_learning(self, model: VariationalModel, batches: Batches) -> None:
         """Take down how the latent variables are used, and warn where most of them are not."""
-        model.settle(batches)
-        model.diagnose(batches)
+        divergences = model.settle(batches, also=model.divergence)
+        with torch.no_grad():
+            model.divergences.copy_(divergences)
         n_codes, n_active = len(model.code_variances), int((model.code_variances > ACTIVE).sum())
         if n_active < n_codes / 2:
             warnings.warn(
