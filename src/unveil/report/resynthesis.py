@@ -61,14 +61,11 @@ def resynthesis_report(
         "The Hoyer sparsity of a code is 1 where a single number of it is not zero, and 0 where all are alike; scaled, each number is "
         "first divided by its root mean square over the frames, since the scale of a latent dimension is often free."
     )
-    Facts([Fact(name, value, "dB" if name == "SI-SDR" else "") for name, value in scores.items()])
+    kept = Facts([Fact(name, value, "dB" if name == "SI-SDR" else "") for name, value in scores.items()])
     learned = [Card("Learning", [learning_curve(estimator)])] if estimator.history_.objective else []
     sections = [
         Section("Sounds", [Text(stage.described()), sounds]),
-        Section(
-            "How much is kept",
-            [Facts([Fact(name, value, "dB" if name == "SI-SDR" else "") for name, value in scores.items()]), Text(said)],
-        ),
+        Section("How much is kept", [kept, Text(said)]),
         Section(
             "Codes", [Card("Codes of all frames", [_codes(codes, seconds)]), Row(learned)] if learned else [_codes(codes, seconds)]
         ),
