@@ -346,6 +346,15 @@ def test_checkpoint_of_other_data_or_weights_is_refused(tmp_path):
             VAE(2, **SETTINGS, max_epochs=2).fit(X, sample_weight=weights, checkpoint=tmp_path)
 
 
+@pytest.fixture
+def interruptible():
+    """As in a terminal: a process in the background ignores Ctrl-C."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize("how", ["Ctrl-C", "callback"])
 def test_interrupted_training_is_kept(tmp_path, how):
     """What was learned until then, however short the time: it goes on from there as if nothing had been."""

@@ -261,7 +261,9 @@ class _Keeper:
         self._interrupted, self._usual_handler = False, None
 
     def __enter__(self) -> Self:
-        if self._checkpoint is not None and threading.current_thread() is threading.main_thread():
+        in_main_thread = threading.current_thread() is threading.main_thread()
+        ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN  # as in the background
+        if self._checkpoint is not None and in_main_thread and not ignored:
             self._usual_handler = signal.signal(signal.SIGINT, self._wait_for_the_step)
         return self
 
