@@ -14,7 +14,7 @@ import numpy as np
 
 from benchmarks.cases import Case, Work
 
-N_LATENT, N_HIDDEN, BATCH, RATE, EPOCHS = 20, 400, 128, 1e-3, 16
+N_LATENT, N_HIDDEN, BATCH, RATE, EPOCHS = 20, 400, 128, 1e-3, 8
 
 
 def images(n: int = 20_000, d: int = 784) -> dict:
