@@ -148,36 +148,9 @@ class VariationalSparseCoding(VariationalMixin, Estimator):
         With likelihood="categorical": how many values there are.
     beta : float
         Weight of the divergence while learning; scores always have 1.
-    architecture : {"mlp", "conv", "recurrent"}
-        Networks that look at each row as it is; as an image or a piece of signal; or at whole sequences, with a z at each step.
-    shape : tuple of int, optional
-        With architecture="conv": (channels, height, width), or (channels, length); by default a square image of one channel.
-    activation : str
-        Between layers: "relu", "leaky-relu", "tanh", "sigmoid", "softplus" or "elu".
-    batch_size : int
-        Items (points, or sequences) in a minibatch.
-    max_epochs : int
-        The most passes over the data.
-    learning_rate : float
-        Of Adam.
-    schedule : {"constant", "linear", "cosine"}
-        How the learning rate falls until the last epoch: not, or to a fiftieth.
-    clip_norm : float, optional
-        Gradients are made no longer than this.
-    validation_fraction : float
-        The share of the items that is held out to stop early by; ``fit(..., validation=)`` replaces it.
-    patience : int, optional
-        How many epochs without a gain on held-out data are borne; the model is left at its best.
-    device : {"auto", "cpu", "cuda"}
-        Where to learn; "auto" takes a GPU where there is one.
-    dtype : {"float32", "float64"}
-        Of the networks.
-    precision : {"full", "bfloat16"}
-        Of matrix products while learning.
-    random_state : int, RandomState or None
-        Seeds the start, the order, the noise, and the samples.
-    verbose : int
-        1 shows the progress.
+    architecture, shape, activation, batch_size, max_epochs, learning_rate, schedule, clip_norm, validation_fraction, patience, device, \
+dtype, precision, random_state, verbose
+        As in ``VAE``.
 
     Attributes
     ----------
