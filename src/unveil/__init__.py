@@ -56,6 +56,8 @@ def __getattr__(name: str) -> Any:
         return getattr(importlib.import_module(_PLACES[name]), name)
     if name in _MODULES:
         return importlib.import_module(_MODULES[name])
+    if name == "__all__":  # what ``from unveil import *`` asks for
+        return [each for each in __dir__() if not each.startswith("_")]
     if not name.startswith("_"):
         models = importlib.import_module("unveil.models").discover()
         if name in models:

@@ -186,3 +186,9 @@ def test_commands_in_the_readme_exist_with_their_options():
 
 def _short(command, option):
     return next(parameter.opts for parameter in command.params if option in parameter.opts)
+
+
+def test_a_star_import_brings_all_that_is_public():
+    names: dict = {}
+    exec("from unveil import *", names)  # a star is only allowed at the top of a module
+    assert {name for name in names if not name.startswith("__")} == {name for name in dir(unveil) if not name.startswith("_")}
