@@ -34,6 +34,7 @@ LABELS = "tests/metrics/test_clustering.py"
 VAE = "tests/models/test_vae.py"
 AUTOENCODER = "tests/models/test_autoencoder.py"
 LIKELIHOODS = "tests/nn/test_likelihoods.py"
+AFFINE = "tests/kernels/test_affine.py"
 NETWORKS = "tests/nn/test_networks.py"
 TRAINING = "tests/learn/test_training.py"
 SHUFFLED = "tests/data/test_shuffled_minibatches.py"
@@ -599,6 +600,20 @@ MUTATIONS = [
     Mutation("masking the other share", "models/autoencoder.py", ">= self._level)", "< self._level)", (AUTOENCODER,)),
     Mutation(
         "forward network where the whole sequence is to be seen", "nn/architectures.py", 'n_outputs, "both")', "n_outputs)", (VAE,)
+    ),
+    Mutation(
+        "large products with the slope of the map, not of its weight",
+        "kernels/affine.py",
+        "affine(gradient.T, values.T) if",
+        "affine(gradient.T, 2 * values.T) if",
+        (AFFINE,),
+    ),
+    Mutation(
+        "large products without a look at whether there is room for derivatives of functions",
+        "kernels/affine.py",
+        "        and not torch._C._are_functorch_transforms_active()  # vmap, jvp\n",
+        "",
+        (AFFINE,),
     ),
     Mutation(
         "start of convolutions as of single pixels",

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from unveil.core.neural import Network
 from unveil.errors import ParameterError
-from unveil.nn.layers import ACTIVATIONS, layer
+from unveil.nn.layers import ACTIVATIONS, Linear, layer
 
 KERNEL, STRIDE, PADDING = 4, 2, 1  # halve each side: every output sees as many inputs, which avoids checkerboards (Odena 2016)
 LEAST_SIDE = 2
@@ -67,7 +67,7 @@ class ConvolutionalEncoder(Network):
         layers: list[nn.Module] = []
         for n_in, n_out in zip((shape[0], *channels[:-1]), channels, strict=True):
             layers += [layer(convolution, n_in, n_out, KERNEL, STRIDE, PADDING), ACTIVATIONS[activation]()]
-        self.layers = nn.Sequential(*layers, nn.Flatten(), layer(nn.Linear, channels[-1] * math.prod(sides[-1]), n_outputs))
+        self.layers = nn.Sequential(*layers, nn.Flatten(), layer(Linear, channels[-1] * math.prod(sides[-1]), n_outputs))
 
     def forward(self, values: Tensor, lengths: Tensor | None = None) -> Tensor:
         """(n, n_features) to (n, n_outputs)."""
@@ -102,7 +102,7 @@ class ConvolutionalDecoder(Network):
         sides = _halved(shape[1:], len(channels))[::-1]
         convolution = nn.ConvTranspose2d if len(shape) == 3 else nn.ConvTranspose1d
         layers: list[nn.Module] = [
-            layer(nn.Linear, n_inputs, channels[0] * math.prod(sides[0])),
+            layer(Linear, n_inputs, channels[0] * math.prod(sides[0])),
             ACTIVATIONS[activation](),
             nn.Unflatten(1, (channels[0], *sides[0])),
         ]

@@ -6,7 +6,9 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
+
+from unveil.kernels.affine import affine
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "relu": nn.ReLU,
@@ -21,3 +23,11 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 def layer(kind: type[nn.Module], *arguments: Any, **options: Any) -> nn.Module:
     """A layer whose parameters have no values yet."""
     return kind(*arguments, **options, device="meta").to_empty(device="cpu")
+
+
+class Linear(nn.Linear):
+    """x W^T + b, as PyTorch's, by whichever library makes it faster."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(..., n_inputs) to (..., n_outputs)."""
+        return affine(input, self.weight, self.bias)

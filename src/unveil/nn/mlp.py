@@ -8,7 +8,7 @@ from itertools import pairwise
 from torch import Tensor, nn
 
 from unveil.core.neural import Network
-from unveil.nn.layers import ACTIVATIONS, layer
+from unveil.nn.layers import ACTIVATIONS, Linear, layer
 
 
 class MLP(Network):
@@ -32,8 +32,8 @@ class MLP(Network):
         super().__init__()
         layers: list[nn.Module] = []
         for n_in, n_out in pairwise(sizes[:-1]):
-            layers += [layer(nn.Linear, n_in, n_out), ACTIVATIONS[activation]()]
-        self.layers = nn.Sequential(*layers, layer(nn.Linear, sizes[-2], sizes[-1]))
+            layers += [layer(Linear, n_in, n_out), ACTIVATIONS[activation]()]
+        self.layers = nn.Sequential(*layers, layer(Linear, sizes[-2], sizes[-1]))
 
     def forward(self, values: Tensor, lengths: Tensor | None = None) -> Tensor:
         """(..., n_inputs) to (..., n_outputs)."""

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_sequence, unpack_sequence
 
 from unveil.core.neural import Network
-from unveil.nn.layers import layer
+from unveil.nn.layers import Linear, layer
 
 
 class GRU(Network):
@@ -29,7 +29,7 @@ class GRU(Network):
         super().__init__()
         both = direction == "both"
         self.units = layer(nn.GRU, n_inputs, n_hidden, bidirectional=both)
-        self.output = layer(nn.Linear, n_hidden * (2 if both else 1), n_outputs)
+        self.output = layer(Linear, n_hidden * (2 if both else 1), n_outputs)
 
     def forward(self, values: Tensor, lengths: Tensor | None = None) -> Tensor:
         """(n_steps, n_inputs) to (n_steps, n_outputs); without lengths, each step is a sequence of its own."""
