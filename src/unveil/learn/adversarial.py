@@ -217,9 +217,8 @@ class Game:
     def _look(self, name: str, batch: Batch) -> dict[str, float]:
         """Find the gradient of a player's loss in its own parameters; the loss and its parts."""
         loss, parameters = self.model.player_loss(name, batch, self._generator), self._parameters[name]
-        gradients = torch.autograd.grad(loss.total, parameters, allow_unused=True)
-        for parameter, gradient in zip(parameters, gradients, strict=True):
-            parameter.grad = gradient
+        self._optimizers[name].zero_grad()
+        loss.total.backward(inputs=parameters)  # which lays gradients out as parameters are: fused optimizers rely on that
         total, parts = float(loss.total.detach()), {key: float(part.detach()) for key, part in loss.parts.items()}
         return {"loss": total, name: total, **{f"{name} {key}": part for key, part in parts.items()}}
 
