@@ -167,6 +167,34 @@ def test_adam_moves_by_its_formula():
     assert_allclose(model.first.value.item(), a, rtol=1e-9, atol=0)
 
 
+class Matrix(nn.Module):
+    """A player with a matrix."""
+
+    def __init__(self, n_rows, n_columns):
+        super().__init__()
+        self.value = nn.Parameter(torch.ones(n_rows, n_columns, dtype=torch.float64))
+
+
+class Transposing(Bilinear):
+    """The second player pays sum(slope * matrix^T), whose gradient is the slope with rows and columns the other way in memory."""
+
+    SLOPE = torch.tensor([[1.0, -1.0], [-1.0, -1.0], [1.0, 1.0]], dtype=torch.float64)
+
+    def __init__(self):
+        super().__init__()
+        self.second = Matrix(2, 3)
+
+    def player_loss(self, player, batch, generator):
+        parts = {"first": lambda: self.first.value.sum(), "second": lambda: (self.SLOPE * self.second.value.T).sum()}
+        return Loss(parts[player](), {})
+
+
+def test_adam_follows_gradients_however_they_lie_in_memory():
+    model = Transposing()
+    play(model, optimizer="adam")
+    assert_allclose(model.second.value.detach(), 1 - RATE * Transposing.SLOPE.T.sign(), rtol=1e-6, atol=0)  # the size of a first step
+
+
 def test_rmsprop_moves_by_its_formula():
     model = Follower()
     play(model, 1, optimizer="rmsprop", rates=(0.1, 1e-9), batches=rows([3.0]))
