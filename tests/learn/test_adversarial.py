@@ -192,7 +192,9 @@ class Transposing(Bilinear):
 def test_adam_follows_gradients_however_they_lie_in_memory():
     model = Transposing()
     play(model, optimizer="adam")
-    assert_allclose(model.second.value.detach(), 1 - RATE * Transposing.SLOPE.T.sign(), rtol=1e-6, atol=0)  # the size of a first step
+    assert_allclose(
+        model.second.value.detach(), 1 - RATE * Transposing.SLOPE.T.sign(), rtol=1e-6, atol=0
+    )  # the size of a first step
 
 
 def test_rmsprop_moves_by_its_formula():

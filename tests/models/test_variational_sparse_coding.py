@@ -109,8 +109,9 @@ def test_the_warm_up_begins_with_gaussians(latent):
     on, mean, deviation, statistics = parts(5)
     slab = 0.5 * (mean**2 + deviation**2 - 1 - 2 * np.log(deviation))
     assert_allclose(latent.divergence(statistics, None, 0.0), slab, rtol=1e-10, atol=1e-12)
-    half = 0.5 * ((1 + on) * slab + on * np.log(on / ALPHA) + (1 - on) * np.log((1 - on) / (1 - ALPHA)))
-    assert_allclose(latent.divergence(statistics, None, 2.0), half, rtol=1e-10, atol=1e-12)
+    spike, warmed_up = on * np.log(on / ALPHA) + (1 - on) * np.log((1 - on) / (1 - ALPHA)), (2.0 / 4.0) ** 2
+    halfway = (1 - warmed_up + warmed_up * on) * slab + warmed_up * spike
+    assert_allclose(latent.divergence(statistics, None, 2.0), halfway, rtol=1e-10, atol=1e-12)
     assert_allclose(latent.divergence(statistics, None, 4.0), latent.divergence(statistics, None, INF), rtol=0, atol=0)
     draws = latent.draw(statistics.repeat(4000, 1), RandomNoise(torch.Generator().manual_seed(0)), 0.0)
     assert (draws.abs() > 1e-6).double().mean() > 0.99  # of a sigmoid of c u, which is 1/2 at the least

@@ -33,7 +33,8 @@ def spike_and_slab_parts(statistics: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 class SpikeAndSlabLatent(Latent, HasDensities):
     """z_j ~ alpha N(0, 1) + (1 - alpha) delta_0, and q(z_j | x) = g_j N(m_j, s_j^2) + (1 - g_j) delta_0.
 
-    While learning, spikes are relaxed and warmed up: with lambda rising from 0 to 1, all dimensions begin as Gaussians that are on.
+    While learning, spikes are relaxed and warmed up: lambda = (epoch / warmup_epochs)^2 rises to 1, and all dimensions begin as
+    Gaussians that are on.
 
     Parameters
     ----------
@@ -62,8 +63,8 @@ class SpikeAndSlabLatent(Latent, HasDensities):
         return slab * ((above >= 0).to(slab) if math.isinf(epoch) else (self._sharpness(epoch) * above).sigmoid())
 
     def _warmed_up(self, epoch: float) -> float:
-        """lambda: how far spikes are allowed."""
-        return min(epoch / self._warmup_epochs, 1.0) if self._warmup_epochs else 1.0
+        """lambda: how far spikes are allowed. Slowly at first: what is switched off before it means anything stays off."""
+        return min(epoch / self._warmup_epochs, 1.0) ** 2 if self._warmup_epochs else 1.0
 
     def _sharpness(self, epoch: float) -> float:
         """c."""
@@ -134,8 +135,8 @@ class VariationalSparseCoding(VariationalMixin, Estimator):
     alpha : float
         The prior probability that a latent variable is on, between 0 and 1: the smaller, the sparser.
     warmup_epochs : float
-        Epochs in which spikes come in: all latent variables begin as on. No epoch before is kept as the best. Of fewer epochs in all
-        the model has not learned its spikes.
+        Epochs in which spikes come in, with the square of the share that is over: all latent variables begin as on. No epoch before
+        is kept as the best. Of fewer epochs in all the model has not learned its spikes.
     likelihood : {"power", "gaussian", "bernoulli", "poisson", "categorical"}
         What rows hold: power spectra |X|^2 of sound, as zero-mean complex Gaussians (minus this log-likelihood is the Itakura-Saito
         divergence); numbers; shares in [0, 1]; counts; or whole numbers below ``n_values``.
