@@ -10,7 +10,7 @@ generator. What differs is the momentum (Adam's first beta) and what the critic 
 2018), or the gradient penalty of Wasserstein networks (Gulrajani et al., 2017). With momentum both networks have a critic that is eight
 times as fast as the generator, so that they differ in nothing but the penalty. Without momentum Adam also forgets squares of gradients
 sooner (its second beta is 0.9), and with a penalty the critic is faster and the generator deeper. These papers show pictures of such
-mixtures, and give no figures to compare with; settings are ours, and were chosen with seeds other than those that are shown.
+mixtures, and give no figures to compare with; settings are ours, and those with momentum were chosen with other seeds than are shown.
 """
 
 from __future__ import annotations
@@ -273,7 +273,8 @@ def _of_momentum(groups: Mapping[tuple[str, str], list[Outcome]]) -> str:
 def _of_world(world: str, groups: Mapping[tuple[str, str], list[Outcome]]) -> str:
     """How the methods without momentum did on a mixture."""
     parts = [
-        f"{method} {_listed(each.covered for each in outcomes)} (quality {np.mean([each.quality for each in outcomes]):.2f})"
+        f"{method.partition(',')[0]} {_listed(each.covered for each in outcomes)} "
+        f"(quality {np.mean([each.quality for each in outcomes]):.2f})"
         for (where, method), outcomes in groups.items()
         if where == world and method in (PLAIN, R1, WGAN_GP)
     ]
