@@ -121,6 +121,7 @@ in particular.
 
 * A coin
 * A table
+  with four legs
 """
 from types import SimpleNamespace
 from unveil.report.page import Card, Row, Section, Table, Text
@@ -157,8 +158,8 @@ def test_experiments_are_listed_and_repeated(fair_coin, here, unveil):
             "A fair coin",
             "A coin is tossed.",
             "By nobody in particular.",
-            "* A coin<",
-            "* A table<",
+            "<li>A coin</li>",
+            "<li>A table with four legs</li>",
             "Fair indeed.",
             "1,000",
             "unveil reproduce fair-coin",

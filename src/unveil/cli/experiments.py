@@ -14,7 +14,7 @@ from unveil.cli.output import as_json, check_outputs, command_line, print_json, 
 from unveil.errors import ParameterError
 
 if TYPE_CHECKING:
-    from unveil.report.page import Section
+    from unveil.report.page import Points, Section, Text
 
 
 def reproduce(
@@ -72,16 +72,28 @@ def _typed(experiment: ModuleType) -> str:
 def _write(out: Path, experiment: ModuleType, sections: list[Section], facts: dict[str, Any]) -> None:
     """The table for programs, and the page for people."""
     from unveil.data.files import atomic_path
-    from unveil.report.page import Page, Section, Text, write_page
+    from unveil.report.page import Page, Section, write_page
     from unveil.report.provenance import how_this_was_made
 
-    paragraphs = (experiment.__doc__ or "").strip().replace("\n* ", "\n\n* ").split("\n\n")
-    summary, *details = [" ".join(paragraph.split()) for paragraph in paragraphs if paragraph.strip()]
-    about = [Section("What was done", [Text(each) for each in details])] if details else []
+    summary, *details = (experiment.__doc__ or "").strip().split("\n\n")
+    about = [Section("What was done", [_block(each) for each in details])] if details else []
     made = how_this_was_made([], command_line())
-    write_page(out / "report.html", Page(experiment.TITLE, summary, [*sections, *about, made]))
+    write_page(out / "report.html", Page(experiment.TITLE, _line(summary), [*sections, *about, made]))
     with atomic_path(out / "result.json") as temporary:
         temporary.write_text(as_json(facts) + "\n", encoding="utf-8")
+
+
+def _block(paragraph: str) -> Text | Points:
+    """A paragraph of a docstring, or the list that it is."""
+    from unveil.report.page import Points, Text
+
+    if not paragraph.startswith("* "):
+        return Text(_line(paragraph))
+    return Points([_line(point) for point in paragraph.removeprefix("* ").split("\n* ")])
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split())
 
 
 def _show(sections: list[Section]) -> None:

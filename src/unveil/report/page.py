@@ -34,6 +34,14 @@ class Text:
 
 
 @dataclass(frozen=True)
+class Points:
+    """A list, each point a sentence or two."""
+
+    kind: ClassVar[str] = "points"
+    texts: Sequence[str]
+
+
+@dataclass(frozen=True)
 class Code:
     """Something typed, letter by letter."""
 
@@ -156,7 +164,7 @@ class Section:
     """A part of the page with a heading."""
 
     title: str
-    blocks: Sequence[Text | Code | Facts | Table | Picture | Player | Card | Row]
+    blocks: Sequence[Text | Points | Code | Facts | Table | Picture | Player | Card | Row]
 
 
 @dataclass(frozen=True)
