@@ -14,7 +14,7 @@ from torch.nn.utils.parametrize import is_parametrized
 from unveil.core.constraints import choice, integer, optional, real
 from unveil.core.estimator import Estimator, as_array
 from unveil.core.history import History
-from unveil.core.neural import AdversarialModel, Loss, Network, start
+from unveil.core.neural import START_SAMPLE, AdversarialModel, Loss, Network, start
 from unveil.core.run import Run
 from unveil.data.batch import Batch, Batches
 from unveil.data.layout import as_numeric
@@ -27,7 +27,6 @@ from unveil.nn.conv import shape_of_row
 from unveil.nn.layers import ACTIVATIONS
 
 CRITIC, GENERATOR = "critic", "generator"
-START_SAMPLE = 20000  # steps that location and scale are taken from
 START_ITERATIONS = 15  # of the power method, before learning
 
 Price = Callable[[Tensor], Tensor]
